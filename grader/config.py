@@ -1,0 +1,116 @@
+"""Reads `assignment.yaml`: checks, points, credit curves, limits and profiles, validated before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from grader.errors import AssignmentError
+from grader.types import Assignment, Check, Curve, Limits, Profile
+
+T = TypeVar("T")
+
+
+def load_assignment(folder: Path) -> Assignment:
+    """Read an assignment folder.
+
+    Raises:
+        AssignmentError: names the file and the entry that is wrong, and what was expected.
+    """
+    path = folder / "assignment.yaml"
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise AssignmentError(
+            f"{folder} is no assignment folder: it has no assignment.yaml. Name the right one by --assignment."
+        ) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise AssignmentError(f"{path} cannot be read as YAML: {_one_line(error)}") from None
+    if not isinstance(raw, dict):
+        raise AssignmentError(f"{path} should be a mapping with name, title, checks, profiles.")
+    stubs = folder / str(raw.pop("guest", "checks/stubs.py"))
+    checks = tuple(_check(path, entry) for entry in _entries(path, raw, "checks"))
+    profiles = tuple(_profile(path, entry, raw.get("limits", {})) for entry in _entries(path, raw, "profiles"))
+    raw.pop("limits", None)
+    try:
+        source = stubs.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AssignmentError(f"{path} names {stubs.name}, which cannot be read: {_one_line(error)}") from None
+    values = {"duedate": "", "seed": 0, **raw, "folder": str(folder), "checks": checks, "profiles": profiles}
+    assignment = _build(Assignment, {**values, "stubs_source": source, "sha256": _digest(folder)}, str(path))
+    _refuse_repeats(path, "check", [check.id for check in checks])
+    _refuse_repeats(path, "profile", [profile.name for profile in profiles])
+    return assignment
+
+
+def _entries(path: Path, raw: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    entries = raw.pop(key, None)
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        raise AssignmentError(f"{path}: `{key}` should be a list of mappings with at least one entry.")
+    return entries
+
+
+def _check(path: Path, entry: dict[str, Any]) -> Check:
+    check = _build(Check, entry, f"{path}: check {entry.get('id')!r}")
+    if check.points < 0:
+        raise AssignmentError(f"{path}: check {check.id!r} has {check.points} points; expected none or more.")
+    return check
+
+
+def _profile(path: Path, entry: dict[str, Any], limits: dict[str, Any]) -> Profile:
+    where = f"{path}: profile {entry.get('name')!r}"
+    curves = tuple(_curve(where, curve) for curve in entry.get("curves", []))
+    merged = {**limits, **entry.get("limits", {})}
+    values = {**entry, "curves": curves, "limits": _build(Limits, merged, f"{where}: limits")}
+    _refuse_repeats(path, "curve", [curve.model for curve in curves])
+    return _build(Profile, values, where)
+
+
+def _curve(where: str, entry: dict[str, Any]) -> Curve:
+    curve = _build(Curve, entry, f"{where}: curve {entry.get('model')!r}")
+    if not 0 < curve.target_nats_per_char < curve.baseline_nats_per_char:
+        raise AssignmentError(f"{where}: the target of curve {curve.model!r} should lie between 0 and its baseline.")
+    return curve
+
+
+def _build(kind: type[T], values: dict[str, Any], where: str) -> T:
+    """A dataclass from a mapping. Raises AssignmentError for a missing, unknown or mistyped entry."""
+    types = typing.get_type_hints(kind)
+    required = {
+        field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING  # type: ignore[arg-type]
+    }
+    for problem, names in (("lacks", required - set(values)), ("has the unknown entry", set(values) - set(types))):
+        if names:
+            raise AssignmentError(f"{where} {problem} {', '.join(sorted(map(str, names)))}.")
+    converted = {}
+    for name, value in values.items():
+        if types[name] is float and type(value) is int:
+            value = float(value)
+        if types[name] in (float, int, str, bool) and type(value) is not types[name]:
+            raise AssignmentError(f"{where}: `{name}` is {value!r}; expected {types[name].__name__}.")
+        converted[name] = value
+    return kind(**converted)
+
+
+def _refuse_repeats(path: Path, what: str, names: list[str]) -> None:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise AssignmentError(f"{path} lists the {what} {repeated[0]!r} more than once.")
+
+
+def _digest(folder: Path) -> str:
+    """Identity of what decides a grade: the configuration and every check file."""
+    digest = hashlib.sha256()
+    for path in [folder / "assignment.yaml", *sorted((folder / "checks").glob("*.py"))]:
+        data = path.read_bytes()
+        digest.update(f"{path.name} {len(data)}\n".encode() + data)
+    return digest.hexdigest()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,328 @@
+"""Keep every grade for good: an append-only SQLite file, one transaction a grade.
+
+The schema is made and upgraded by the Alembic migrations in `grader/migrations` and by nothing else.
+Triggers refuse UPDATE and DELETE: a regrade is a new row.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.exc import SQLAlchemyError
+
+from grader.errors import GraderError, InfrastructureError, UsageError
+from grader.tables import CHECK_RESULTS, FLAGS, GRADES, PERPLEXITY_SCORES, RUNS, SUBMISSIONS
+from grader.types import CheckResult, Flag, Grade, Outcome, PerplexityScore, Status
+
+# What SQLite says, and the sentence that we make of it; `{path}` is the file.
+_USAGE = {
+    "file is not a database": "{path} is not a gradebook (no SQLite database): name another file.",
+    "unable to open database": "The gradebook {path} cannot be opened: its folder must exist, writable.",
+    "readonly database": "The gradebook {path} cannot be written: make it and its folder writable.",
+}
+_OURS = {
+    "locked": "The gradebook {path} stayed locked by another process: let that end, then run again.",
+    "malformed": "The gradebook {path} is damaged: keep the file, put a backup in its place, then run again.",
+    "disk is full": "The disk of the gradebook {path} is full: make room, then run the same command again.",
+}
+
+
+class Gradebook:
+    """All grades of one course run; `open` it, use it in a `with` block, or `close` it."""
+
+    def __init__(self, path: Path, engine: sa.Engine) -> None:
+        self.path = path
+        self._engine = engine
+
+    @classmethod
+    def open(cls, path: Path, *, create: bool = True, wait_s: float = 30.0) -> Gradebook:
+        """Open the file, made or upgraded to the newest schema first if need be.
+
+        `wait_s` is how long to wait for another process that is writing.
+
+        Raises:
+            UsageError: not a gradebook, of a newer grader, not writable, or missing and `create` is false.
+            InfrastructureError: locked for longer than `wait_s`, damaged, or the disk is full.
+        """
+        if not create and not path.exists():
+            raise UsageError(
+                f"There is no gradebook at {path}: grade first, or name the file that holds one."
+            )
+        book = cls(path, _engine(path, wait_s))
+        with _plain_faults(path):
+            _use_wal(book._engine, wait_s)
+            with book._engine.connect() as connection:
+                verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+            if verdict != "ok":
+                raise InfrastructureError(_OURS["malformed"].format(path=path))
+            _upgrade(book._engine, path)
+        return book
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def __enter__(self) -> Gradebook:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def begin_run(self, *, command: str, profile: str, started_at: str) -> int:
+        """Record one call of the grader; the number that comes back goes with each grade of that call."""
+        with self._writing() as connection:
+            row = {"command": command, "profile": profile, "started_at": started_at}
+            return _insert(connection, RUNS, row)
+
+    def add(self, run_id: int, grade: Grade) -> None:
+        """Append one grade with all its parts, or nothing at all. The executed notebook is not kept.
+
+        Raises:
+            InfrastructureError: a score, points or time that is not a finite number, or the write failed.
+        """
+        _refuse_what_is_no_number(grade)
+        with self._writing() as connection:
+            row = _columns(GRADES, grade)
+            row |= {"run_id": run_id, "submission_id": _submission_id(connection, grade)}
+            row["status"] = grade.status.value
+            grade_id = _insert(connection, GRADES, row)
+            parts: list[tuple[sa.Table, Sequence[CheckResult | PerplexityScore | Flag]]]
+            parts = [
+                (CHECK_RESULTS, grade.checks),
+                (PERPLEXITY_SCORES, grade.perplexities),
+                (FLAGS, grade.flags),
+            ]
+            for table, records in parts:
+                rows = [
+                    {"grade_id": grade_id, "position": position} | _columns(table, record)
+                    for position, record in enumerate(records)
+                ]
+                if rows:
+                    connection.execute(sa.insert(table), rows)
+
+    def find(self, student_id: str, key: str) -> Grade | None:
+        """The newest grade of this student with this key, unless all of them only say `needs_regrade`."""
+        newest = (
+            sa.select(sa.func.max(GRADES.c.id))
+            .join(SUBMISSIONS)
+            .where(SUBMISSIONS.c.student_id == student_id, GRADES.c.key == key)
+            .where(GRADES.c.status != Status.NEEDS_REGRADE.value)
+        )
+        found = self._read(GRADES.c.id == newest.scalar_subquery())
+        return found[0] if found else None
+
+    def latest(self) -> list[Grade]:
+        """The last grade added for each student, by student id; `needs_regrade` never shadows a real one."""
+        real = sa.case((GRADES.c.status != Status.NEEDS_REGRADE.value, GRADES.c.id))
+        newest = (
+            sa.select(sa.func.coalesce(sa.func.max(real), sa.func.max(GRADES.c.id)))
+            .join(SUBMISSIONS)
+            .group_by(SUBMISSIONS.c.student_id)
+        )
+        return sorted(self._read(GRADES.c.id.in_(newest)), key=lambda grade: grade.student_id)
+
+    def of_run(self, run_id: int) -> list[Grade]:
+        """The grades that one call of the grader added, in that order."""
+        return self._read(GRADES.c.run_id == run_id)
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        """One transaction that holds the write lock from its start and so cannot lose it half-way."""
+        with _plain_faults(self.path), self._engine.begin() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            yield connection
+
+    def _read(self, wanted: sa.ColumnElement[bool]) -> list[Grade]:
+        query = sa.select(GRADES, SUBMISSIONS).join(SUBMISSIONS).where(wanted).order_by(GRADES.c.id)
+        ids = query.with_only_columns(GRADES.c.id).order_by(None)
+        try:
+            with _plain_faults(self.path), self._engine.begin() as connection:
+                connection.exec_driver_sql("BEGIN")  # grades and parts from one snapshot
+                heads = connection.execute(query).all()
+                checks = _parts(connection, CHECK_RESULTS, CheckResult, ids)
+                scores = _parts(connection, PERPLEXITY_SCORES, PerplexityScore, ids)
+                flags = _parts(connection, FLAGS, Flag, ids)
+            return [_grade(head, checks, scores, flags) for head in heads]
+        except (ValueError, TypeError) as error:  # not what we wrote: no such status, no JSON
+            raise InfrastructureError(_OURS["malformed"].format(path=self.path)) from error
+
+
+def best_score(grade: Grade) -> PerplexityScore | None:
+    """The model of this grade with the lowest held-out perplexity; None if none could be measured."""
+    measured = [score for score in grade.perplexities if _finite(score.nats_per_char) is not None]
+    return min(measured, key=lambda score: score.nats_per_char or 0.0, default=None)
+
+
+def _engine(path: Path, wait_s: float) -> sa.Engine:
+    """An engine with no open file between two uses: a fork or a kill finds nothing half done."""
+    engine = sa.create_engine(
+        sa.URL.create("sqlite", database=str(path)),
+        poolclass=sa.NullPool,
+        connect_args={"timeout": wait_s, "isolation_level": None},  # None: BEGIN is said by us, DDL included
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def _set_up(connection: Any, record: Any) -> None:
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA synchronous = FULL")  # a grade that was added survives a power cut
+
+    return engine
+
+
+def _use_wal(engine: sa.Engine, wait_s: float) -> None:
+    """Readers and the writer side by side. The switch ignores the busy timeout, hence the loop."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            with engine.connect() as connection:
+                if connection.exec_driver_sql("PRAGMA journal_mode").scalar() != "wal":
+                    connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+            return
+        except SQLAlchemyError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+def _migrations() -> Config:
+    config = Config()
+    config.set_main_option(
+        "script_location", "grader:migrations"
+    )  # the folder beside this module, wherever installed
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _upgrade(engine: sa.Engine, path: Path) -> None:
+    """Bring the schema to the newest revision; every step and its version record in one transaction."""
+    config = _migrations()
+    script = ScriptDirectory.from_config(config)
+    known, head = {revision.revision for revision in script.walk_revisions()}, script.get_current_head()
+    with engine.connect() as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+        strange = current is None and sa.inspect(connection).get_table_names()
+    if current == head:
+        return
+    if current is not None and current not in known:
+        raise UsageError(
+            f"The gradebook {path} was written by a newer grader (schema {current}, known here: {head}): "
+            "upgrade the grader."
+        )
+    if strange:
+        raise UsageError(f"{path} is a database of another program, not a gradebook: name another file.")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")  # does nothing if another process was faster
+
+
+@contextmanager
+def _plain_faults(path: Path) -> Iterator[None]:
+    """Say in one sentence what SQLite reports, and whose fault it is."""
+    try:
+        yield
+    except GraderError:
+        raise
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        said = str(getattr(error, "orig", None) or error)
+        for part, sentence in _USAGE.items():
+            if part in said:
+                raise UsageError(sentence.format(path=path)) from error
+        for part, sentence in _OURS.items():
+            if part in said:
+                raise InfrastructureError(sentence.format(path=path)) from error
+        raise InfrastructureError(
+            f"The gradebook {path} could not be used ({said}): check its disk, then run again."
+        ) from error
+
+
+def _finite(number: float | None) -> float | None:
+    return number if number is not None and math.isfinite(number) else None
+
+
+def _refuse_what_is_no_number(grade: Grade) -> None:
+    numbers = [grade.score or 0.0, grade.max_score, grade.wall_time_s]
+    for check in grade.checks:
+        numbers += [check.points, check.max_points, check.wall_time_s]
+    for score in grade.perplexities:
+        numbers += [score.points, score.max_points]
+    if not all(map(math.isfinite, numbers)):
+        raise InfrastructureError(
+            f"The grade of {grade.student_id!r} holds a score, points or time that is no finite number: "
+            "it was not recorded; report this as a fault of the grader."
+        )
+
+
+def _columns(table: sa.Table, record: Grade | CheckResult | PerplexityScore | Flag) -> dict[str, Any]:
+    """The fields of a record that the table has; a measured number that is not finite becomes unknown."""
+    row = {f.name: getattr(record, f.name) for f in fields(record) if f.name in table.c}
+    for name in ("nats_per_char", "ci_low", "ci_high"):
+        if name in row:
+            row[name] = _finite(row[name])
+    if "outcome" in row:
+        row["outcome"] = row["outcome"].value
+    return row
+
+
+def _insert(connection: sa.Connection, table: sa.Table, row: dict[str, Any]) -> int:
+    key = connection.execute(sa.insert(table).values(row)).inserted_primary_key
+    assert key is not None, "every table here has a primary key"
+    return int(key[0])
+
+
+def _submission_id(connection: sa.Connection, grade: Grade) -> int:
+    row = {
+        "student_id": grade.student_id,
+        "sha256": grade.submission_sha256,
+        "submitted_at": grade.submitted_at,
+    }
+    same = [SUBMISSIONS.c[name] == value for name, value in row.items()]
+    known = connection.execute(sa.select(SUBMISSIONS.c.id).where(*same)).scalar()
+    return int(known) if known is not None else _insert(connection, SUBMISSIONS, row)
+
+
+def _parts(
+    connection: sa.Connection, table: sa.Table, kind: type, ids: sa.Select[Any]
+) -> dict[int, list[dict[str, Any]]]:
+    names = [f.name for f in fields(kind)]
+    found: dict[int, list[dict[str, Any]]] = {}
+    query = sa.select(table).where(table.c.grade_id.in_(ids)).order_by(table.c.grade_id, table.c.position)
+    for row in connection.execute(query).mappings():
+        part = {name: row[name] for name in names}
+        if "outcome" in part:
+            part["outcome"] = Outcome(part["outcome"])
+        found.setdefault(row["grade_id"], []).append(part)
+    return found
+
+
+def _grade(
+    head: sa.Row[Any],
+    checks: dict[int, list[dict[str, Any]]],
+    scores: dict[int, list[dict[str, Any]]],
+    flags: dict[int, list[dict[str, Any]]],
+) -> Grade:
+    row = head._mapping
+    names = [f.name for f in fields(Grade) if f.name in GRADES.c]
+    return Grade(
+        **{name: row[GRADES.c[name]] for name in names} | {"status": Status(row[GRADES.c.status])},
+        student_id=row[SUBMISSIONS.c.student_id],
+        submission_sha256=row[SUBMISSIONS.c.sha256],
+        submitted_at=row[SUBMISSIONS.c.submitted_at],
+        checks=tuple(CheckResult(**part) for part in checks.get(row[GRADES.c.id], [])),
+        perplexities=tuple(PerplexityScore(**part) for part in scores.get(row[GRADES.c.id], [])),
+        flags=tuple(Flag(**part) for part in flags.get(row[GRADES.c.id], [])),
+    )

@@ -1,0 +1,386 @@
+"""The grader's end: one session with one sandboxed notebook, and the `student` proxy that checks talk to.
+
+Every byte that arrives is hostile: frames are bounded, every read has a deadline, only data is decoded. What student
+code does wrong arrives as a StudentError with the outcome it stands for.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from grader.errors import SandboxUnavailable, SubmissionError
+from grader.sandbox import wire
+from grader.sandbox.launch import Sealed
+from grader.sandbox.limits import rlimits, tree_rss_bytes
+from grader.types import Execution, Limits, Outcome
+
+START_WALL_S = 60.0  # for the interpreter and the kernel to come up; a fault of ours beyond that
+INTERRUPT_GRACE_S = 3.0
+REPLY_LIMIT = 64 << 20  # bytes of arrays in one answer
+WATCH_INTERVAL_S = 0.5
+
+Progress = Callable[[str], None]
+
+
+class StudentError(SubmissionError):
+    """Something student code did; `outcome` names it, the text says it in the student's terms."""
+
+    def __init__(self, outcome: Outcome, message: str) -> None:
+        super().__init__(message)
+        self.outcome = outcome
+
+
+class SessionOver(StudentError):
+    """The student's process is gone or stuck: nothing more can be asked of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """Something that stays in the student's process, under a number."""
+
+    number: int
+    type_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A name over there: of the notebook (tag `g`) or of the stubs (tag `s`)."""
+
+    tag: str
+    name: str
+
+
+class _Device:
+    """Stands for the device context that the runner leased."""
+
+
+class Session:
+    """One notebook in one sandbox, from its start until `close`."""
+
+    def __init__(
+        self,
+        *,
+        notebook: bytes,
+        files: Mapping[str, bytes],
+        environment: Mapping[str, str],
+        limits: Limits,
+        tier: str,
+        python: str = sys.executable,
+    ) -> None:
+        """Start the sandbox on a notebook (bytes of valid nbformat 4 JSON). Raises SandboxUnavailable."""
+        self.limits = limits
+        self._killed_for: Outcome | None = None
+        self._over: SessionOver | None = None
+        self._closed = threading.Event()
+        job = {
+            "files": [[name, len(data)] for name, data in files.items()],
+            "environment": dict(environment),
+            "rlimits": rlimits(limits),
+            "notebook_wall_s": limits.notebook_wall_s,
+            "output_bytes": limits.output_bytes,
+        }
+        self._sealed = Sealed(tier, wire.pack(job, b"".join(files.values()) + notebook), python=python)
+        self._hard_deadline = time.monotonic() + limits.total_wall_s
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the sandbox; nothing of it is left."""
+        self._closed.set()
+        self._watcher.join()
+        self._sealed.close()
+
+    @property
+    def over(self) -> SessionOver | None:
+        """Why nothing more can be asked, or None."""
+        return self._over
+
+    def _watch(self) -> None:
+        """Kill the sandbox when it is out of time or of memory; closing the sockets wakes every reader."""
+        while not self._closed.wait(WATCH_INTERVAL_S):
+            if time.monotonic() > self._hard_deadline:
+                self._killed_for = Outcome.TIMED_OUT
+            elif tree_rss_bytes(self._sealed.process.pid) > self.limits.memory_bytes:
+                self._killed_for = Outcome.MEMORY_EXCEEDED
+            else:
+                continue
+            self._sealed.kill()
+            return
+
+    # -- the run of the notebook ------------------------------------------------------------------------------
+
+    def execute(self, progress: Progress = lambda _: None) -> Execution:
+        """Run all cells and load nothing yet. Raises SandboxUnavailable if the sandbox never came up."""
+        started = time.monotonic()
+        try:
+            event = self._event(START_WALL_S)
+        except (EOFError, TimeoutError, wire.WireError) as error:
+            raise SandboxUnavailable(
+                f"the sandbox did not come up: {self._sealed.complaint()}. `grader doctor` says what is missing."
+            ) from error
+        if event[0].get("python") != sys.version:
+            raise SandboxUnavailable("the Python inside the sandbox is not the one outside: check its shared library")
+        try:
+            return self._follow_cells(started, progress)
+        except (EOFError, TimeoutError, wire.WireError) as error:
+            outcome = self._cause(error)
+            self._over = SessionOver(outcome, _SENTENCES[outcome])
+            return _execution(outcome, _SENTENCES[outcome], started)
+
+    def _follow_cells(self, started: float, progress: Progress) -> Execution:
+        allowance = self.limits.notebook_wall_s + INTERRUPT_GRACE_S + 10
+        while True:
+            message, body = self._event(max(0.1, started + allowance - time.monotonic()))
+            if message.get("event") == "cell":
+                progress(f"cell {message.get('number')}/{message.get('total')}"[:40])
+                continue
+            if message.get("event") != "executed":
+                raise wire.WireError("an unknown event")
+            break
+        outcome, text = _outcome(message.get("outcome")), str(message.get("message"))[:500]
+        if outcome is Outcome.KERNEL_DIED:
+            outcome = self._killed_for or outcome
+            self._over = SessionOver(outcome, _SENTENCES[outcome])
+            return _execution(outcome, _SENTENCES[outcome], started, body)
+        try:
+            hello, _ = self._receive(time.monotonic() + INTERRUPT_GRACE_S + 5)
+        except (EOFError, TimeoutError, wire.WireError) as error:
+            cause = outcome if outcome is Outcome.TIMED_OUT else self._cause(error)
+            self._over = SessionOver(cause, _SENTENCES[cause])
+            return _execution(cause, _SENTENCES[cause], started, body)
+        if "hello" not in hello:
+            raise wire.WireError("the guest did not say hello")
+        return _execution(outcome, text, started, body)
+
+    def _event(self, wait_s: float) -> tuple[dict[str, Any], bytes]:
+        deadline = time.monotonic() + wait_s
+        return wire.read_frame(
+            lambda n: _read(self._sealed.control, n, deadline), body_limit=self.limits.output_bytes + (1 << 16)
+        )
+
+    def _cause(self, error: Exception) -> Outcome:
+        """Which outcome an ended or broken conversation stands for."""
+        if isinstance(error, wire.WireError):
+            return Outcome.PROTOCOL_VIOLATION
+        if self._killed_for:
+            return self._killed_for
+        return Outcome.TIMED_OUT if isinstance(error, TimeoutError) else Outcome.KERNEL_DIED
+
+    # -- calls ------------------------------------------------------------------------------------------------
+
+    def request(self, message: dict[str, Any], values: Mapping[str, Any] | None = None) -> Any:
+        """One request and its answer. Raises StudentError; SessionOver if nothing more can be asked."""
+        if self._over:
+            raise self._over
+        callbacks: list[Callable[..., Any]] = []
+        deadline = time.monotonic() + self.limits.check_wall_s
+        try:
+            self._send(message, values or {}, callbacks, deadline)
+            while True:
+                answer, body = self._receive(deadline)
+                if "callback" not in answer:
+                    break
+                self._call_back(answer, body, callbacks, deadline)
+            return self._answered(answer, body)
+        except TimeoutError:
+            raise self._interrupt() from None
+        except (EOFError, OSError, wire.WireError) as error:
+            cause = self._cause(error)
+            self._over = SessionOver(cause, _SENTENCES[cause])
+            raise self._over from error
+
+    def _answered(self, answer: dict[str, Any], body: bytes) -> Any:
+        if "ok" in answer:
+            return wire.Decoder(body, _arrive).value(answer["ok"])
+        if "missing" in answer:
+            raise StudentError(Outcome.MISSING, f"`{str(answer['missing'])[:80]}` is not defined in the notebook.")
+        error = answer.get("error")
+        if not isinstance(error, dict):
+            raise wire.WireError("an answer of no known kind")
+        kind, text = str(error.get("type"))[:80], str(error.get("message"))[:400]
+        if kind == "NotImplementedError":
+            raise StudentError(Outcome.MISSING, "This part is still the stub: it raises NotImplementedError.")
+        if kind == "MemoryError":
+            raise StudentError(Outcome.MEMORY_EXCEEDED, "The code ran out of memory.")
+        raise StudentError(Outcome.RAISED, f"The code raised {kind}: {text}")
+
+    def _call_back(
+        self, answer: dict[str, Any], body: bytes, callbacks: Sequence[Callable[..., Any]], deadline: float
+    ) -> None:
+        number, decoder = answer["callback"], wire.Decoder(body, _arrive)
+        if type(number) is not int or not 0 <= number < len(callbacks):
+            raise wire.WireError("a callback that was never given")
+        args, kwargs = decoder.value(answer.get("args")), decoder.value(answer.get("kwargs"))
+        if not isinstance(args, list) or not isinstance(kwargs, dict):
+            raise wire.WireError("a callback without arguments")
+        try:
+            result = callbacks[number](*args, **kwargs)
+        except BaseException:
+            self._send({"op": "refuse"}, {}, [], deadline)
+            while "callback" in self._receive(deadline)[0]:
+                self._send({"op": "refuse"}, {}, [], deadline)
+            raise
+        self._send({"op": "return"}, {"value": result}, [], deadline)
+
+    def _interrupt(self) -> StudentError:
+        """A call is out of time: interrupt it, and keep the session only if it answers to that."""
+        limit = self.limits.check_wall_s
+        late = StudentError(Outcome.TIMED_OUT, f"The code was still running after {limit:.0f} s.")
+        try:
+            self._sealed.control.settimeout(1)
+            self._sealed.control.sendall(b"i")
+            deadline = time.monotonic() + INTERRUPT_GRACE_S
+            while "callback" in self._receive(deadline)[0]:
+                self._send({"op": "refuse"}, {}, [], deadline)
+        except (EOFError, OSError, wire.WireError):
+            self._over = SessionOver(Outcome.TIMED_OUT, str(late))
+            return self._over
+        return late
+
+    def _send(
+        self,
+        message: dict[str, Any],
+        values: Mapping[str, Any],
+        callbacks: list[Callable[..., Any]],
+        deadline: float,
+    ) -> None:
+        def leave(value: Any) -> Any:
+            if isinstance(value, Handle):
+                return {"h": value.number}
+            if isinstance(value, Ref):
+                return {value.tag: value.name}
+            if isinstance(value, _Device):
+                return {"ctx": None}
+            if callable(value):
+                callbacks.append(value)
+                return {"c": len(callbacks) - 1}
+            raise TypeError(f"a check may not send a value of type {type(value).__name__}")
+
+        encoder = wire.Encoder(leave)
+        nodes = {name: encoder.node(value) for name, value in values.items()}
+        self._sealed.bridge.settimeout(max(0.01, deadline - time.monotonic()))
+        self._sealed.bridge.sendall(wire.pack({**message, **nodes}, encoder.body))
+
+    def _receive(self, deadline: float) -> tuple[dict[str, Any], bytes]:
+        return wire.read_frame(lambda n: _read(self._sealed.bridge, n, deadline), body_limit=REPLY_LIMIT)
+
+
+class Student:
+    """What a check sees of the notebook: `student.f(x)` calls its global `f` over there, results come back as data."""
+
+    def __init__(self, session: Session, stubs_source: str) -> None:
+        self._session = session
+        self.ctx = _Device()
+        self.stubs = Stubs(self)
+        session.request({"op": "load", "source": stubs_source})
+
+    def call(self, target: str | Ref | Handle, *args: Any, **kwargs: Any) -> Any:
+        """Call a global (by name), a stub or a handle. Raises StudentError."""
+        return self._call(target, args, kwargs, keep=False)
+
+    def keep(self, target: str | Ref | Handle, *args: Any, **kwargs: Any) -> Handle:
+        """The same, but the result stays there. Raises StudentError."""
+        result = self._call(target, args, kwargs, keep=True)
+        if not isinstance(result, Handle):
+            raise StudentError(Outcome.PROTOCOL_VIOLATION, "A result that was to stay was sent.")
+        return result
+
+    def get(self, name: str) -> Any:
+        """The value of a global. Raises StudentError (MISSING) if there is none."""
+        return self._session.request({"op": "get", "name": name})
+
+    def has(self, name: str) -> bool:
+        """Whether the notebook defines a global."""
+        return bool(self._session.request({"op": "has", "name": name}))
+
+    def ref(self, name: str) -> Ref:
+        """A global, to be passed as an argument."""
+        return Ref("g", name)
+
+    def _call(self, target: str | Ref | Handle, args: tuple[Any, ...], kwargs: dict[str, Any], *, keep: bool) -> Any:
+        callee = self.ref(target) if isinstance(target, str) else target
+        values = {"target": callee, "args": list(args), "kwargs": kwargs}
+        return self._session.request({"op": "call", "keep": keep}, values)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return lambda *args, **kwargs: self.call(name, *args, **kwargs)
+
+
+class Stubs:
+    """The functions of the assignment's `stubs.py`, which run in the student's process and decide nothing."""
+
+    def __init__(self, student: Student) -> None:
+        self._student = student
+
+    def ref(self, name: str) -> Ref:
+        """A stub, to be passed as an argument or a target."""
+        return Ref("s", name)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return lambda *args, **kwargs: self._student.call(Ref("s", name), *args, **kwargs)
+
+
+_SENTENCES = {
+    Outcome.TIMED_OUT: "The notebook ran out of time and could not be interrupted.",
+    Outcome.MEMORY_EXCEEDED: "The notebook used more memory than it may.",
+    Outcome.KERNEL_DIED: "The kernel died.",
+    Outcome.PROTOCOL_VIOLATION: "What came back from the notebook's process broke the protocol.",
+}
+
+
+def _execution(outcome: Outcome, message: str, started: float, notebook: bytes = b"") -> Execution:
+    return Execution(
+        outcome=outcome,
+        message=message,
+        wall_time_s=time.monotonic() - started,
+        notebook_json=notebook.decode(errors="replace"),
+    )
+
+
+def _outcome(name: Any) -> Outcome:
+    try:
+        return Outcome(name)
+    except ValueError:
+        raise wire.WireError("an unknown outcome") from None
+
+
+def _arrive(tag: str, payload: Any) -> Handle:
+    """The one tag of this end: a handle."""
+    if tag != "h" or not isinstance(payload, list) or len(payload) != 2:
+        raise wire.WireError("a node of an unknown kind")
+    number, type_name = payload
+    if type(number) is not int or not isinstance(type_name, str):
+        raise wire.WireError("a handle without number and type")
+    return Handle(number, type_name[:80])
+
+
+def _read(source: socket.socket, count: int, deadline: float) -> bytes:
+    """Exactly `count` bytes. Raises TimeoutError at the deadline, EOFError at the end."""
+    parts = []
+    while count:
+        source.settimeout(max(0.01, deadline - time.monotonic()))
+        try:
+            part = source.recv(min(count, 1 << 20))
+        except ConnectionError:
+            part = b""
+        if not part:
+            raise EOFError
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)

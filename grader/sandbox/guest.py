@@ -1,0 +1,172 @@
+"""The student's end of the bridge: serves calls on the notebook's globals, from inside its kernel.
+
+Runs in the student's process, which may change anything here: nothing in this file decides a grade. It imports only
+the standard library, MXNet and `wire.py`, which is bound beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import traceback
+from typing import Any
+
+import wire  # type: ignore[import-not-found, unused-ignore]  # lies beside this file in the sandbox
+
+TEXT_LIMIT = 4000  # characters of an exception's message or traceback
+
+
+class Refused(Exception):
+    """The grader declined a callback: the call that led to it is over."""
+
+
+class MissingName(Exception):
+    """The notebook defines no such name."""
+
+
+class Guest:
+    """Answers one request at a time until the other end says bye or hangs up."""
+
+    def __init__(self, fd: int, notebook: dict[str, Any]) -> None:
+        self._socket = socket.socket(fileno=fd)
+        self._notebook = notebook
+        self._stubs: dict[str, Any] = {}
+        self._kept: dict[int, Any] = {}
+        self._last_handle = 0
+        self._in_student_code = False
+
+    def serve(self) -> None:
+        """Answer requests until the grader is done."""
+        signal.signal(signal.SIGINT, self._interrupt)
+        self._send(wire.pack({"hello": sys.version}))
+        while True:
+            try:
+                message, body = wire.read_frame(self._read)
+            except EOFError:
+                return
+            if message["op"] == "bye":
+                return
+            self._send(self._answer(message, body))
+
+    def _interrupt(self, _signal: int, _frame: Any) -> None:
+        """A call that takes too long is interrupted; the frames in between never are."""
+        if self._in_student_code:
+            self._in_student_code = False
+            raise KeyboardInterrupt
+
+    def _answer(self, message: dict[str, Any], body: bytes) -> bytes:
+        try:
+            self._in_student_code = True
+            result = self._perform(message, self._decoder(body))
+            encoder = wire.Encoder(self._leave)
+            reply: bytes = wire.pack({"ok": encoder.node(result)}, encoder.body)
+        except MissingName as error:
+            reply = wire.pack({"missing": str(error)})
+        except BaseException as error:  # noqa: BLE001  whatever student code raises, SystemExit too, is an answer
+            reply = wire.pack({"error": _describe(error)})
+        finally:
+            self._in_student_code = False
+        return reply
+
+    def _perform(self, message: dict[str, Any], decoder: Any) -> Any:
+        operation = message["op"]
+        if operation == "call":
+            target = decoder.value(message["target"])
+            result = target(*decoder.value(message["args"]), **decoder.value(message["kwargs"]))
+            return _Kept(result) if message["keep"] else result
+        if operation == "get":
+            return self._global(message["name"])
+        if operation == "has":
+            return message["name"] in self._notebook
+        if operation == "load":
+            self._stubs = {"__name__": "stubs", "notebook": self._notebook}
+            exec(compile(message["source"], "stubs.py", "exec"), self._stubs)
+            return None
+        raise ValueError(f"unknown operation {operation!r}")
+
+    def _global(self, name: str) -> Any:
+        if name not in self._notebook:
+            raise MissingName(name)
+        return self._notebook[name]
+
+    def _leave(self, value: Any) -> Any:
+        """MXNet arrays leave as arrays; what is no data stays here, under a number."""
+        if hasattr(value, "asnumpy") and hasattr(value, "wait_to_read"):
+            return value.asnumpy()
+        if isinstance(value, _Kept):
+            value = value.value
+        self._last_handle += 1
+        self._kept[self._last_handle] = value
+        return {"h": [self._last_handle, type(value).__name__]}
+
+    def _decoder(self, body: bytes) -> Any:
+        return wire.Decoder(body, self._arrive, _to_mxnet)
+
+    def _arrive(self, tag: str, payload: Any) -> Any:
+        """The values of this end's tags: handles, globals, stubs, the device, callbacks."""
+        if tag == "h":
+            return self._kept[payload]
+        if tag == "g":
+            return self._global(payload)
+        if tag == "s":
+            return self._stubs[payload]
+        if tag == "ctx":
+            return device()
+        if tag == "c":
+            return lambda *args, **kwargs: self._call_back(payload, args, kwargs)
+        raise ValueError(f"unknown tag {tag!r}")
+
+    def _call_back(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        encoder = wire.Encoder(self._leave)
+        nodes = [encoder.node(list(args)), encoder.node(kwargs)]
+        self._in_student_code = False
+        self._send(wire.pack({"callback": number, "args": nodes[0], "kwargs": nodes[1]}, encoder.body))
+        message, body = wire.read_frame(self._read)
+        self._in_student_code = True
+        if message["op"] != "return":
+            raise Refused("the grader stopped this call")
+        return self._decoder(body).value(message["value"])
+
+    def _send(self, frame: bytes) -> None:
+        self._socket.sendall(frame)
+
+    def _read(self, count: int) -> bytes:
+        parts, missing = [], count
+        while missing:
+            part = self._socket.recv(min(missing, 1 << 20))
+            if not part:
+                raise EOFError
+            parts.append(part)
+            missing -= len(part)
+        return b"".join(parts)
+
+
+class _Kept:
+    """A result that the grader wants to stay here, whatever it is."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def device() -> Any:
+    """The context that the runner leased: `GRADER_DEVICE` names it."""
+    import mxnet
+
+    return mxnet.gpu() if os.environ.get("GRADER_DEVICE") == "gpu" else mxnet.cpu()
+
+
+def _to_mxnet(array: Any) -> Any:
+    import mxnet
+
+    return mxnet.nd.array(array, ctx=device(), dtype=array.dtype)
+
+
+def _describe(error: BaseException) -> dict[str, str]:
+    text = "".join(traceback.format_exception(error))
+    return {
+        "type": type(error).__name__[:200],
+        "message": str(error)[:TEXT_LIMIT],
+        "traceback": text[-TEXT_LIMIT:],
+    }

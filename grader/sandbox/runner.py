@@ -1,0 +1,169 @@
+"""Runs one notebook inside the sandbox: nbclient and the kernel live here, events go out by one inherited socket.
+
+Started as `python -I runner.py CONTROL_FD BRIDGE_FD` with the job on standard input. Everything it reports is shown
+or bounds the work; the grader decides nothing by it. Standard library, nbformat, nbclient and `wire.py` only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = str(Path(__file__).parent)
+sys.path.insert(0, HERE)
+import wire  # type: ignore[import-not-found, unused-ignore]  # noqa: E402  lies beside this file in the sandbox
+
+SERVE = f"import sys as _s; _s.path.insert(0, {HERE!r}); import guest as _g; _g.Guest({{fd}}, globals()).serve()"
+WATCH_INTERVAL_S = 0.25
+
+
+class Run:
+    """One notebook from its first cell to the end of the checks."""
+
+    def __init__(self, job: dict[str, Any], notebook: Any, control_fd: int, bridge_fd: int) -> None:
+        from nbclient import NotebookClient
+
+        self.job, self.notebook, self.bridge_fd = job, notebook, bridge_fd
+        self.control = socket.socket(fileno=control_fd)
+        self.deadline = time.monotonic() + job["notebook_wall_s"]
+        self.trouble: tuple[str, str] | None = None  # the first outcome other than PASSED, and its sentence
+        self.client = NotebookClient(
+            notebook,
+            timeout=None,
+            timeout_func=self._remaining,
+            interrupt_on_timeout=True,
+            error_on_timeout={"ename": "TimeoutError", "evalue": "out of time", "traceback": []},
+            allow_errors=True,
+            kernel_name="python3",
+            ipython_hist_file=":memory:",
+        )
+
+    def _remaining(self, _cell: Any) -> float:
+        return max(0.1, self.deadline - time.monotonic())
+
+    def emit(self, event: str, body: bytes = b"", **fields: Any) -> None:
+        self.control.sendall(wire.pack({"event": event, **fields}, body))
+
+    def note(self, outcome: str, message: str) -> None:
+        if self.trouble is None or self.trouble[0] == "RAISED":
+            self.trouble = (outcome, message)
+
+    async def run(self) -> None:
+        """Execute every cell, report, then serve the checks until the grader hangs up."""
+        from nbclient.exceptions import DeadKernelError
+
+        async with self.client.async_setup_kernel(pass_fds=(self.bridge_fd,)):
+            os.close(self.bridge_fd)
+            self.emit("started", python=sys.version)
+            try:
+                await self._cells()
+            except DeadKernelError:
+                self.trouble = ("KERNEL_DIED", "The kernel died while the notebook ran.")
+            outcome, message = self.trouble or ("PASSED", "")
+            self.emit("executed", self._executed(), outcome=outcome, message=message)
+            if outcome != "KERNEL_DIED":
+                await self._serve()
+
+    async def _cells(self) -> None:
+        code_cells = [i for i, cell in enumerate(self.notebook.cells) if cell.cell_type == "code"]
+        for count, index in enumerate(code_cells, 1):
+            if self.trouble and self.trouble[0] in ("TIMED_OUT", "OUTPUT_EXCEEDED"):
+                return
+            self.emit("cell", number=count, total=len(code_cells))
+            cell = self.notebook.cells[index]
+            watcher = asyncio.ensure_future(self._watch_output(cell))
+            try:
+                await self.client.async_execute_cell(cell, index)
+            finally:
+                watcher.cancel()
+            self._inspect(cell, count)
+
+    def _inspect(self, cell: Any, number: int) -> None:
+        if time.monotonic() >= self.deadline:
+            limit = self.job["notebook_wall_s"]
+            self.note("TIMED_OUT", f"Code cell {number} was still running when the notebook's {limit:.0f} s were over.")
+        for output in cell.outputs:
+            if output.output_type == "error":
+                outcome = "MEMORY_EXCEEDED" if output.ename == "MemoryError" else "RAISED"
+                self.note(outcome, f"Code cell {number} raised {output.ename}: {output.evalue}"[:300])
+
+    async def _watch_output(self, cell: Any) -> None:
+        """Interrupt a cell whose output grows beyond the cap, while it still runs."""
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            if _output_size(cell) > self.job["output_bytes"]:
+                self.note("OUTPUT_EXCEEDED", f"A cell wrote more than {self.job['output_bytes']:,} bytes of output.")
+                cell.outputs.clear()
+                await self.client.km.interrupt_kernel()
+
+    def _executed(self) -> bytes:
+        """The notebook with its outputs; without those of the largest cells if it would be too long."""
+        cells = [cell for cell in self.notebook.cells if cell.cell_type == "code"]
+        for cell in sorted(cells, key=_output_size, reverse=True):
+            text = json.dumps(self.notebook).encode()
+            if len(text) <= self.job["output_bytes"]:
+                return text
+            cell.outputs = []
+        return b""
+
+    async def _serve(self) -> None:
+        kernel_client, loop = self.client.kc, asyncio.get_running_loop()
+        kernel_client.execute(SERVE.format(fd=self.bridge_fd), silent=True, store_history=False)
+        self.control.setblocking(False)
+        drain = asyncio.ensure_future(_drain(kernel_client))
+        try:
+            while command := await loop.sock_recv(self.control, 1):
+                if command == b"i":
+                    await self.client.km.interrupt_kernel()
+        finally:
+            drain.cancel()
+
+
+async def _drain(kernel_client: Any) -> None:
+    """Throw away what the student's code prints while it is checked, so that it piles up nowhere."""
+    while True:
+        await kernel_client.get_iopub_msg(timeout=None)
+
+
+def _output_size(cell: Any) -> int:
+    size = 0
+    for output in cell.get("outputs", []):
+        size += len(output.get("text", "")) + sum(len(str(v)) for v in output.get("data", {}).values()) + 50
+    return size
+
+
+def _limit(job: dict[str, Any]) -> None:
+    for name, value in job["rlimits"].items():
+        kind = getattr(resource, f"RLIMIT_{name}")
+        hard = resource.getrlimit(kind)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (value, value))
+
+
+def main() -> None:
+    """Read the job, take the limits, lay out the files, run."""
+    control_fd, bridge_fd = int(sys.argv[1]), int(sys.argv[2])
+    job, body = wire.read_frame(sys.stdin.buffer.read)
+    _limit(job)
+    os.environ.update(job["environment"])
+    offset = 0
+    for name, size in job["files"]:
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body[offset : offset + size])
+        offset += size
+    import nbformat
+
+    notebook = nbformat.reads(body[offset:].decode(), as_version=4)
+    asyncio.run(Run(job, notebook, control_fd, bridge_fd).run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""The gradebook's tables as its queries see them; the migrations make them, and a test compares the two."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import sqlalchemy as sa
+
+
+class _Text(sa.TypeDecorator[str]):
+    """Text that students had a hand in: a lone surrogate, which UTF-8 cannot hold, is kept as `\\udcff`."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        return None if value is None else value.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+class _Blocks(sa.TypeDecorator[tuple[float, ...]]):
+    """Losses of blocks as JSON, which knows no infinity: a block of infinite loss is null."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: tuple[float, ...] | None, dialect: sa.Dialect) -> str:
+        finite = [x if math.isfinite(x) else None for x in map(float, value or ())]
+        return json.dumps(finite, allow_nan=False)
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> tuple[float, ...]:
+        return tuple(math.inf if x is None else float(x) for x in json.loads(value))
+
+
+METADATA = sa.MetaData()
+
+
+def _table(name: str, *columns: sa.schema.SchemaItem) -> sa.Table:
+    return sa.Table(name, METADATA, *columns)
+
+
+def _key() -> sa.Column[int]:
+    return sa.Column("id", sa.Integer, primary_key=True)
+
+
+def _text(*names: str) -> list[sa.Column[str]]:
+    return [sa.Column(name, _Text, nullable=False) for name in names]
+
+
+def _number(*names: str, unknown: bool = False) -> list[sa.Column[float]]:
+    return [sa.Column(name, sa.Double, nullable=unknown) for name in names]
+
+
+def _refers(name: str, table: str) -> sa.Column[int]:
+    return sa.Column(name, sa.Integer, sa.ForeignKey(f"{table}.id"), nullable=False)
+
+
+def _part_of_a_grade() -> tuple[sa.Column[int], sa.Column[int]]:
+    grade = sa.Column("grade_id", sa.Integer, sa.ForeignKey("grades.id"), primary_key=True, nullable=False)
+    return grade, sa.Column("position", sa.Integer, primary_key=True)
+
+
+RUNS = _table("runs", _key(), *_text("command", "profile", "started_at"))
+SUBMISSIONS = _table(
+    "submissions",
+    _key(),
+    *_text("student_id", "sha256", "submitted_at"),
+    sa.UniqueConstraint("student_id", "sha256", "submitted_at", name="one_row_a_submission"),
+)
+GRADES = _table(
+    "grades",
+    _key(),
+    _refers("run_id", "runs"),
+    _refers("submission_id", "submissions"),
+    *_text("status", "message"),
+    *_number("score", unknown=True),
+    *_number("max_score"),
+    *_text("key", "grader_version", "data_sha256", "profile", "sandbox"),
+    *_number("wall_time_s"),
+    *_text("graded_at"),
+    sa.Index("grades_by_key", "key"),
+    sa.Index("grades_by_submission", "submission_id"),
+)
+CHECK_RESULTS = _table(
+    "check_results",
+    *_part_of_a_grade(),
+    *_text("check_id", "outcome"),
+    *_number("points", "max_points"),
+    *_text("message"),
+    *_number("wall_time_s"),
+)
+PERPLEXITY_SCORES = _table(
+    "perplexity_scores",
+    *_part_of_a_grade(),
+    *_text("model", "outcome"),
+    *_number("points", "max_points"),
+    *_text("message"),
+    *_number("nats_per_char", "ci_low", "ci_high", unknown=True),
+    sa.Column("num_chars", sa.Integer, nullable=False),
+    sa.Column("block_nats", _Blocks, nullable=False),
+    sa.Column("test_block_nats", _Blocks, nullable=False),
+)
+FLAGS = _table("flags", *_part_of_a_grade(), *_text("kind", "model", "evidence"))

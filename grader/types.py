@@ -1,0 +1,198 @@
+"""The records that the layers exchange: frozen, keyword-only, plain data (they pickle and turn into JSON)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Outcome(str, Enum):
+    """What became of one check or of one run of student code."""
+
+    PASSED = "PASSED"
+    FAILED = "FAILED"  # an assertion about the result did not hold
+    RAISED = "RAISED"  # the student's code raised
+    MISSING = "MISSING"  # the name asked for does not exist, or is still the stub
+    TIMED_OUT = "TIMED_OUT"
+    MEMORY_EXCEEDED = "MEMORY_EXCEEDED"
+    OUTPUT_EXCEEDED = "OUTPUT_EXCEEDED"
+    KERNEL_DIED = "KERNEL_DIED"
+    PROTOCOL_VIOLATION = "PROTOCOL_VIOLATION"
+    NOT_RUN = "NOT_RUN"  # nothing was measured; `message` says why
+
+
+class Status(str, Enum):
+    """How the grading of one submission ended."""
+
+    GRADED = "graded"
+    MISSING = "missing"
+    INVALID_NOTEBOOK = "invalid_notebook"
+    RUNTIME_ERROR = "runtime_error"
+    TIMED_OUT = "timed_out"
+    MEMORY_EXCEEDED = "memory_exceeded"
+    KERNEL_DIED = "kernel_died"
+    PROTOCOL_VIOLATION = "protocol_violation"
+    HELD_FOR_REVIEW = "held_for_review"
+    NEEDS_REGRADE = "needs_regrade"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One graded item of an assignment."""
+
+    id: str
+    title: str
+    points: float
+    hidden: bool
+    hint: str  # written for students; all that a hidden check may say beyond its outcome
+    section: str = ""  # where in the notebook to look
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """Credit for one model: piecewise linear in nats/char, 0 at `baseline`, all points at `target`."""
+
+    model: str
+    points: float
+    baseline_nats_per_char: float
+    target_nats_per_char: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one submission may use; each limit has an outcome of its own."""
+
+    notebook_wall_s: float  # at its end the running cell is interrupted and the checks begin
+    check_wall_s: float  # one call into the student's code
+    total_wall_s: float  # then the sandbox is killed
+    memory_bytes: int  # resident, summed over the sandbox
+    output_bytes: int  # the executed notebook that comes back
+    file_bytes: int
+    processes: int
+    open_files: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """One scale at which the homework runs and is graded."""
+
+    name: str
+    train_chars: int | None  # None: all that is left of the corpus
+    test_chars: int
+    held_out_chars: int
+    time_budget_s: float  # what the notebook is told
+    lanes: int  # sequences scored side by side
+    limits: Limits
+    curves: tuple[Curve, ...]  # none in a student's copy: nothing is held out there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """An assignment folder, read and validated."""
+
+    folder: str
+    name: str
+    title: str
+    duedate: str  # ISO 8601, or empty
+    corpus: str
+    seed: int  # of the split
+    checks: tuple[Check, ...]
+    stubs_source: str  # runs in the student's process; decides nothing
+    profiles: tuple[Profile, ...]
+    sha256: str  # of every file that decides a grade
+
+    def profile(self, name: str) -> Profile:
+        """The profile of that name; KeyError if there is none."""
+        return {profile.name: profile for profile in self.profiles}[name]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """One draw of train, test and held-out text from a corpus."""
+
+    train: str
+    test: str
+    held_out: str
+    sha256: str  # of (corpus sha256, seed, profile sizes): the identity of the draw
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """One notebook handed in by one student."""
+
+    student_id: str
+    path: str  # the file; empty if the student handed in none
+    sha256: str  # identity of its bytes; of nothing if missing
+    submitted_at: str  # ISO 8601, UTC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """What the run of a notebook's cells came to."""
+
+    outcome: Outcome
+    message: str  # in the student's terms; empty if all went well
+    wall_time_s: float
+    notebook_json: str  # the executed notebook: for showing, never for deciding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """The verdict on one check."""
+
+    check_id: str
+    outcome: Outcome
+    points: float
+    max_points: float
+    message: str = ""  # what was observed; shown to the student only for visible checks
+    wall_time_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerplexityScore:
+    """Held-out perplexity of one model: exp(−(1/N) Σ ln p(x_t | x_<t)), measured in lock-step."""
+
+    model: str
+    outcome: Outcome
+    points: float
+    max_points: float
+    message: str = ""
+    nats_per_char: float | None = None  # None: could not be measured
+    ci_low: float | None = None  # 95 % bootstrap interval over blocks, nats/char
+    ci_high: float | None = None
+    num_chars: int = 0
+    block_nats: tuple[float, ...] = ()  # mean loss of each held-out block
+    test_block_nats: tuple[float, ...] = ()  # the same on the test text that the notebook was given
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """A question for a human, with its evidence; it deducts nothing."""
+
+    kind: str  # TRAINED_ON_TEST | MEMORISED | DUPLICATE | REPORTED_OTHERWISE | WEIGHTS_DISAGREE
+    model: str
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grade:
+    """All that grading one submission came to."""
+
+    student_id: str
+    submission_sha256: str
+    submitted_at: str
+    status: Status
+    message: str  # one sentence for the student; empty if all went well
+    score: float | None  # None: unknown (needs_regrade), never zero
+    max_score: float
+    checks: tuple[CheckResult, ...]
+    perplexities: tuple[PerplexityScore, ...]
+    flags: tuple[Flag, ...]
+    key: str  # hash of everything that decides the grade
+    grader_version: str
+    data_sha256: str
+    profile: str
+    sandbox: str  # the tier it ran in
+    wall_time_s: float
+    graded_at: str  # ISO 8601, UTC
+    notebook_json: str = field(default="", repr=False)  # executed, for showing

@@ -1,0 +1,521 @@
+"""The gradebook: whole grades or none, exact, append-only, and faults said in one sentence."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grader import gradebook
+from grader.errors import InfrastructureError, UsageError
+from grader.gradebook import Gradebook, best_score
+from grader.tables import METADATA
+from grader.types import CheckResult, Flag, Grade, Outcome, PerplexityScore, Status
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "=cmd|' /C calc'!A0",
+    "\x1b[31mred",
+    "'; DROP TABLE grades; --",
+    "a\x00b",
+    "日本",
+]
+
+
+def a_grade(student_id: str = "ada", **changes: object) -> Grade:
+    """A full grade: every kind of part, floats that are not round, unknowns that must stay unknown."""
+    base = Grade(
+        student_id=student_id,
+        submission_sha256="ab" * 32,
+        submitted_at="2026-03-01T10:00:00+00:00",
+        status=Status.GRADED,
+        message="",
+        score=0.1 + 0.2,
+        max_score=100.0,
+        checks=tuple(
+            CheckResult(
+                check_id=f"c{i}",
+                outcome=Outcome.PASSED,
+                points=1 / 3,
+                max_points=2.0,
+                message="m",
+                wall_time_s=0.7,
+            )
+            for i in range(12)
+        ),
+        perplexities=(
+            PerplexityScore(
+                model="gru",
+                outcome=Outcome.PASSED,
+                points=3.9,
+                max_points=4.0,
+                nats_per_char=1.7000000000000002,
+                ci_low=1.6,
+                ci_high=1.8,
+                num_chars=20_000,
+                block_nats=(1.1, 1.3000000000000003),
+                test_block_nats=(5e-324,),
+            ),
+            PerplexityScore(model="rnn", outcome=Outcome.NOT_RUN, points=0.0, max_points=4.0, message="why"),
+        ),
+        flags=(Flag(kind="MEMORISED", model="gru", evidence="0.2 against 1.7 nats/char"),),
+        key="k1",
+        grader_version="0.1.0",
+        data_sha256="cd" * 32,
+        profile="smoke",
+        sandbox="bubblewrap",
+        wall_time_s=12.25,
+        graded_at="2026-03-01T11:00:00+00:00",
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "gradebook.db"
+
+
+@pytest.fixture
+def book(path: Path) -> Iterator[Gradebook]:
+    with Gradebook.open(path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def run(book: Gradebook) -> int:
+    return book.begin_run(command="grader grade", profile="smoke", started_at="2026-03-01T09:00:00+00:00")
+
+
+def python(code: str, *args: object, before: str = "") -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own that has `Gradebook`, `a_grade`, `path` and `args`."""
+    head = f"""
+        import os, signal, sys
+        from pathlib import Path
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from test_gradebook import Gradebook, a_grade, sa
+        path, args = Path(sys.argv[1]), sys.argv[2:]
+    """
+    source = textwrap.dedent(head) + textwrap.dedent(code)
+    argv = [sys.executable, "-c", source, *map(str, args)]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_round_trip(book: Gradebook, run: int) -> None:
+    """What comes back equals what went in, to the last bit of every float, and None stays None."""
+    grade = a_grade()
+    book.add(run, grade)
+    assert book.latest() == [grade]
+    assert book.find("ada", "k1") == grade
+
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+unknown = st.none() | numbers
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    score=unknown,
+    nats=unknown,
+    low=unknown,
+    blocks=st.lists(numbers | st.just(math.inf)),
+    message=st.text(),
+    status=st.sampled_from(Status),
+    outcome=st.sampled_from(Outcome),
+)
+def test_round_trip_of_anything(
+    tmp_path_factory: pytest.TempPathFactory,
+    score: float | None,
+    nats: float | None,
+    low: float | None,
+    blocks: list[float],
+    message: str,
+    status: Status,
+    outcome: Outcome,
+) -> None:
+    """Any text that UTF-8 can hold and any finite number survives the file unchanged."""
+    one = PerplexityScore(
+        model="m",
+        outcome=outcome,
+        points=1.5,
+        max_points=2.0,
+        message=message,
+        nats_per_char=nats,
+        ci_low=low,
+        block_nats=tuple(blocks),
+    )
+    grade = a_grade(score=score, message=message, status=status, perplexities=(one,), checks=(), flags=())
+    with Gradebook.open(tmp_path_factory.mktemp("book") / "g.db") as book:
+        book.add(book.begin_run(command="c", profile="p", started_at="t"), grade)
+        assert book.latest() == [grade]
+
+
+def test_no_nan_is_stored(book: Gradebook, run: int, path: Path) -> None:
+    """A measured number that is NaN or infinite is stored as unknown, never as such."""
+    odd = PerplexityScore(
+        model="m",
+        outcome=Outcome.FAILED,
+        points=0.0,
+        max_points=4.0,
+        nats_per_char=math.inf,
+        ci_low=math.nan,
+        ci_high=-math.inf,
+        block_nats=(1.0, math.inf),
+    )
+    book.add(run, a_grade(perplexities=(odd,)))
+    stored = book.latest()[0].perplexities[0]
+    assert (stored.nats_per_char, stored.ci_low, stored.ci_high) == (None, None, None)
+    with sqlite3.connect(path) as raw:
+        assert raw.execute("SELECT block_nats FROM perplexity_scores").fetchone() == ("[1.0, null]",)
+    raw.close()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_score_that_is_no_number_is_refused(book: Gradebook, run: int, bad: float) -> None:
+    """A total or points of NaN are a fault of ours: nothing is recorded, so nobody gets a wrong grade."""
+    check = CheckResult(check_id="c", outcome=Outcome.PASSED, points=bad, max_points=1.0)
+    for grade in (a_grade(score=bad), a_grade(checks=(check,))):
+        with pytest.raises(InfrastructureError, match="no finite number"):
+            book.add(run, grade)
+    assert book.latest() == []
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_student_ids_are_data(book: Gradebook, run: int, text: str) -> None:
+    """An id or message full of SQL, HTML, formulas, control bytes or a NUL is just text."""
+    grade = a_grade(text, message=text, flags=(Flag(kind=text, model=text, evidence=text),))
+    book.add(run, grade)
+    assert book.find(text, "k1") == grade
+    assert book.latest() == [grade]
+
+
+def test_a_file_name_that_is_not_utf8(book: Gradebook, run: int) -> None:
+    """A student id with a byte that is not UTF-8 is kept readable and found again."""
+    book.add(run, a_grade("b\udcff"))
+    found = book.find("b\udcff", "k1")
+    assert found is not None
+    assert found.student_id == "b\\udcff"
+
+
+def test_the_executed_notebook_is_not_kept(book: Gradebook, run: int) -> None:
+    """The gradebook holds grades, not notebooks."""
+    book.add(run, a_grade(notebook_json='{"cells": []}'))
+    assert book.latest()[0].notebook_json == ""
+
+
+def test_latest_is_the_last_added(book: Gradebook, run: int) -> None:
+    """A regrade adds a row; `latest` shows the newest for each student, in order of student id."""
+    book.add(run, a_grade("bob", score=1.0))
+    book.add(run, a_grade("ada", score=2.0))
+    book.add(run, a_grade("bob", score=3.0, key="k2"))
+    assert [(g.student_id, g.score) for g in book.latest()] == [("ada", 2.0), ("bob", 3.0)]
+    assert [g.score for g in book.of_run(run)] == [1.0, 2.0, 3.0]
+    assert book.of_run(run + 1) == []
+
+
+def test_needs_regrade_shadows_nothing(book: Gradebook, run: int) -> None:
+    """A fault of ours never hides an earlier real grade, and a real grade replaces an earlier fault."""
+    lost = {"status": Status.NEEDS_REGRADE, "score": None}
+    book.add(run, a_grade("ada", score=2.0))
+    book.add(run, a_grade("ada", **lost))
+    book.add(run, a_grade("bob", **lost))
+    book.add(run, a_grade("cy", **lost))
+    book.add(run, a_grade("cy", score=5.0))
+    assert [(g.student_id, g.score) for g in book.latest()] == [("ada", 2.0), ("bob", None), ("cy", 5.0)]
+
+
+def test_needs_regrade_is_no_cache(book: Gradebook, run: int) -> None:
+    """`find` offers the newest real grade of exactly this student and key."""
+    book.add(run, a_grade("ada", status=Status.NEEDS_REGRADE, score=None))
+    assert book.find("ada", "k1") is None
+    book.add(run, a_grade("ada", score=1.0))
+    book.add(run, a_grade("ada", score=2.0))
+    book.add(run, a_grade("ada", status=Status.NEEDS_REGRADE, score=None))
+    found = book.find("ada", "k1")
+    assert found is not None
+    assert found.score == 2.0
+    assert book.find("ada", "k2") is None
+    assert book.find("bob", "k1") is None
+
+
+def test_only_grows(book: Gradebook, run: int, path: Path) -> None:
+    """Even another program cannot change or delete a row without dropping a trigger first."""
+    book.add(run, a_grade())
+    raw = sqlite3.connect(path)
+    for table in METADATA.tables:
+        with pytest.raises(sqlite3.IntegrityError, match="only grows"):
+            raw.execute(f"DELETE FROM {table}")
+    with pytest.raises(sqlite3.IntegrityError, match="only grows"):
+        raw.execute("UPDATE grades SET score = 100")
+    raw.close()
+
+
+def test_a_grade_of_no_run_is_refused(book: Gradebook) -> None:
+    """A grade cannot refer to a run that was never begun, and the refusal leaves nothing behind."""
+    with pytest.raises(InfrastructureError, match="could not be used"):
+        book.add(99, a_grade())
+    assert book.latest() == []
+
+
+def test_best_score_is_the_lowest_measured() -> None:
+    """A model that was not measured is never the best one, and no measured model means none."""
+    grade = a_grade()
+    best = best_score(grade)
+    assert best is not None
+    assert best.model == "gru"
+    assert best_score(a_grade(perplexities=grade.perplexities[1:])) is None
+
+
+# --- schema ---
+
+
+def revisions() -> list[str]:
+    script = ScriptDirectory.from_config(gradebook._migrations())
+    return [r.revision for r in script.walk_revisions()][::-1]
+
+
+def migrate(path: Path, revision: str) -> None:
+    engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool)
+    config = gradebook._migrations()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+@pytest.mark.parametrize("revision", revisions())
+def test_each_earlier_schema_is_upgraded(path: Path, revision: str) -> None:
+    """A gradebook of any earlier grader opens, holds the newest schema and takes grades."""
+    migrate(path, revision)
+    with Gradebook.open(path) as book:
+        book.add(book.begin_run(command="c", profile="p", started_at="t"), a_grade())
+        assert book.latest() == [a_grade()]
+
+
+def test_migrations_make_the_tables_written_down(book: Gradebook, path: Path) -> None:
+    """The migrations and the tables in the code describe the same schema."""
+    engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, METADATA) == []
+
+
+def test_a_kill_in_the_middle_of_a_migration_leaves_no_half(path: Path) -> None:
+    """Schema and version record come together: killed between the two, the file is as empty as before."""
+    ended = python(
+        """
+        @sa.event.listens_for(sa.Engine, "before_cursor_execute")
+        def stop(connection, cursor, statement, *rest):
+            if statement.startswith("INSERT INTO alembic_version"):
+                os.kill(os.getpid(), signal.SIGKILL)
+        Gradebook.open(path)
+        """,
+        path,
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    raw = sqlite3.connect(path)
+    assert raw.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+    raw.close()
+    with Gradebook.open(path) as book:
+        assert book.latest() == []
+
+
+def test_a_newer_gradebook_is_refused(path: Path) -> None:
+    """A file of a newer grader is left alone, and the sentence says to upgrade."""
+    Gradebook.open(path).close()
+    raw = sqlite3.connect(path)
+    raw.execute("UPDATE alembic_version SET version_num = '9999'")
+    raw.commit()
+    raw.close()
+    with pytest.raises(UsageError, match=r"newer grader \(schema 9999.*upgrade the grader"):
+        Gradebook.open(path)
+
+
+# --- faults ---
+
+
+def test_another_programs_database_is_refused(path: Path) -> None:
+    """An SQLite file that is no gradebook is not turned into one."""
+    raw = sqlite3.connect(path)
+    raw.execute("CREATE TABLE bookmarks (url TEXT)")
+    raw.commit()
+    raw.close()
+    with pytest.raises(UsageError, match="database of another program"):
+        Gradebook.open(path)
+
+
+@pytest.mark.parametrize("content", [b"student,score\nada,3\n" * 200, os.urandom(5000)])
+def test_not_a_database(path: Path, content: bytes) -> None:
+    """A path that names some other file is the caller's mistake, and the file stays as it was."""
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="is not a gradebook"):
+        Gradebook.open(path)
+    assert path.read_bytes() == content
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    """A gradebook in a folder that does not exist is the caller's mistake."""
+    with pytest.raises(UsageError, match="folder must exist"):
+        Gradebook.open(tmp_path / "nowhere" / "g.db")
+
+
+def test_a_folder_that_takes_no_files() -> None:
+    """A folder that cannot be written is the caller's mistake, even for root."""
+    with pytest.raises(UsageError, match="folder must exist"):
+        Gradebook.open(Path("/proc/gradebook.db"))
+
+
+def test_reading_makes_no_empty_gradebook(path: Path) -> None:
+    """A mistyped path of a command that only reads creates nothing."""
+    with pytest.raises(UsageError, match="no gradebook at"):
+        Gradebook.open(path, create=False)
+    assert not path.exists()
+
+
+def test_a_damaged_file(book: Gradebook, run: int, path: Path) -> None:
+    """Damage in the middle of the file is noticed when it is opened, before hours of grading."""
+    for number in range(30):
+        book.add(run, a_grade(f"s{number}"))
+    content = bytearray(path.read_bytes())
+    content[8192 : len(content) - 4096] = os.urandom(len(content) - 12288)
+    path.write_bytes(content)
+    with pytest.raises(InfrastructureError, match="is damaged"):
+        Gradebook.open(path)
+
+
+def test_a_row_that_we_never_wrote(book: Gradebook, run: int, path: Path) -> None:
+    """A status that no grader knows is damage, not a crash."""
+    book.add(run, a_grade())
+    raw = sqlite3.connect(path)
+    raw.execute("DROP TRIGGER grades_no_update")
+    raw.execute("UPDATE grades SET status = 'splendid'")
+    raw.commit()
+    raw.close()
+    with pytest.raises(InfrastructureError, match="is damaged"):
+        book.latest()
+
+
+def test_locked_for_too_long(path: Path) -> None:
+    """A writer that never lets go gives one sentence after the wait, and readers go on."""
+    with Gradebook.open(path, wait_s=0.1) as book:
+        run = book.begin_run(command="c", profile="p", started_at="t")
+        raw = sqlite3.connect(path, isolation_level=None)
+        raw.execute("BEGIN IMMEDIATE")
+        with pytest.raises(InfrastructureError, match="stayed locked"):
+            book.add(run, a_grade())
+        assert book.latest() == []
+        raw.close()
+        book.add(run, a_grade())
+        assert book.latest() == [a_grade()]
+
+
+def fill(book: Gradebook, run: int) -> None:
+    for number in range(100):
+        book.add(run, a_grade(f"s{number:03d}", message="x" * 5000))
+
+
+def test_full_disk(path: Path) -> None:
+    """With no room left the grade is not there at all, and earlier grades stay."""
+    with Gradebook.open(path) as book:
+        run = book.begin_run(command="c", profile="p", started_at="t")
+        book.add(run, a_grade("first"))
+
+        def small(connection: sqlite3.Connection, record: object) -> None:
+            connection.execute("PRAGMA max_page_count = 1")  # SQLite takes the current size as the least
+
+        sa.event.listen(book._engine, "connect", small)
+        with pytest.raises(InfrastructureError, match="is full"):
+            fill(book, run)
+        for grade in book.latest():
+            assert len(grade.checks) == 12
+            assert len(grade.flags) == 1
+        assert "first" in {grade.student_id for grade in book.latest()}
+
+
+def test_a_kill_in_the_middle_of_a_grade_leaves_no_half(path: Path) -> None:
+    """Killed between the checks and the flags of the third grade, the file holds two whole grades."""
+    ended = python(
+        """
+        seen = 0
+        @sa.event.listens_for(sa.Engine, "before_cursor_execute")
+        def stop(connection, cursor, statement, *rest):
+            global seen
+            seen += statement.startswith("INSERT INTO flags")
+            if seen == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+        with Gradebook.open(path) as book:
+            run = book.begin_run(command="c", profile="p", started_at="t")
+            for number in range(5):
+                book.add(run, a_grade(f"s{number}"))
+        """,
+        path,
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    with Gradebook.open(path) as book:
+        assert book.latest() == [a_grade("s0"), a_grade("s1")]
+        book.add(book.begin_run(command="c", profile="p", started_at="t"), a_grade("s2"))
+        assert len(book.latest()) == 3
+    raw = sqlite3.connect(path)
+    assert raw.execute("SELECT count(*) FROM submissions").fetchone() == (3,)
+    raw.close()
+
+
+def test_a_kill_at_any_moment_leaves_whole_grades(path: Path) -> None:
+    """Whatever was said to be added before kill -9 is there, whole; at most one more grade is."""
+    Gradebook.open(path).close()
+    code = """
+        with Gradebook.open(path) as book:
+            run = book.begin_run(command="c", profile="p", started_at="t")
+            for number in range(10_000):
+                book.add(run, a_grade(f"s{number:05d}"))
+                print(number, flush=True)
+    """
+    head = "import sys; from pathlib import Path; path = Path(sys.argv[1]); sys.path.insert(0, sys.argv[2])\n"
+    head += "from test_gradebook import Gradebook, a_grade\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", head + textwrap.dedent(code), str(path), str(Path(__file__).parent)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as writer:
+        assert writer.stdout is not None
+        said = [writer.stdout.readline() for _ in range(25)]
+        writer.kill()
+        said += writer.stdout.readlines()
+    added = len([line for line in said if line.strip()])
+    with Gradebook.open(path) as book:
+        grades = book.latest()
+    assert grades == [a_grade(f"s{number:05d}") for number in range(len(grades))]
+    assert added <= len(grades) <= added + 1
+
+
+def test_two_writers(path: Path) -> None:
+    """Two processes that open the same new file and write at the same time lose nothing to each other."""
+    code = """
+        with Gradebook.open(path) as book:
+            run = book.begin_run(command=args[0], profile="p", started_at="t")
+            for number in range(40):
+                book.add(run, a_grade(f"{args[0]}{number:02d}"))
+    """
+    head = "import sys; from pathlib import Path; path, args = Path(sys.argv[1]), sys.argv[3:]\n"
+    head += "sys.path.insert(0, sys.argv[2]); from test_gradebook import Gradebook, a_grade\n"
+    argv = [sys.executable, "-c", head + textwrap.dedent(code), str(path), str(Path(__file__).parent)]
+    writers = [subprocess.Popen([*argv, name], stderr=subprocess.PIPE, text=True) for name in "ab"]
+    for writer in writers:
+        _, said = writer.communicate(timeout=120)
+        assert writer.returncode == 0, said
+    with Gradebook.open(path) as book:
+        assert book.latest() == [a_grade(f"{name}{number:02d}") for name in "ab" for number in range(40)]
