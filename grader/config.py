@@ -6,14 +6,12 @@ import dataclasses
 import hashlib
 import typing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
 from grader.errors import AssignmentError
 from grader.types import Assignment, Check, Curve, Limits, Profile
-
-T = TypeVar("T")
 
 
 def load_assignment(folder: Path) -> Assignment:
@@ -42,7 +40,9 @@ def load_assignment(folder: Path) -> Assignment:
     except (OSError, UnicodeDecodeError) as error:
         raise AssignmentError(f"{path} names {stubs.name}, which cannot be read: {_one_line(error)}") from None
     values = {"duedate": "", "seed": 0, **raw, "folder": str(folder), "checks": checks, "profiles": profiles}
-    assignment = _build(Assignment, {**values, "stubs_source": source, "sha256": _digest(folder)}, str(path))
+    assignment: Assignment = _build(
+        Assignment, {**values, "stubs_source": source, "sha256": _digest(folder)}, str(path)
+    )
     _refuse_repeats(path, "check", [check.id for check in checks])
     _refuse_repeats(path, "profile", [profile.name for profile in profiles])
     return assignment
@@ -56,7 +56,7 @@ def _entries(path: Path, raw: dict[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def _check(path: Path, entry: dict[str, Any]) -> Check:
-    check = _build(Check, entry, f"{path}: check {entry.get('id')!r}")
+    check: Check = _build(Check, entry, f"{path}: check {entry.get('id')!r}")
     if check.points < 0:
         raise AssignmentError(f"{path}: check {check.id!r} has {check.points} points; expected none or more.")
     return check
@@ -68,23 +68,25 @@ def _profile(path: Path, entry: dict[str, Any], limits: dict[str, Any]) -> Profi
     merged = {**limits, **entry.get("limits", {})}
     values = {**entry, "curves": curves, "limits": _build(Limits, merged, f"{where}: limits")}
     _refuse_repeats(path, "curve", [curve.model for curve in curves])
-    return _build(Profile, values, where)
+    profile: Profile = _build(Profile, values, where)
+    return profile
 
 
 def _curve(where: str, entry: dict[str, Any]) -> Curve:
-    curve = _build(Curve, entry, f"{where}: curve {entry.get('model')!r}")
+    curve: Curve = _build(Curve, entry, f"{where}: curve {entry.get('model')!r}")
     if not 0 < curve.target_nats_per_char < curve.baseline_nats_per_char:
         raise AssignmentError(f"{where}: the target of curve {curve.model!r} should lie between 0 and its baseline.")
     return curve
 
 
-def _build(kind: type[T], values: dict[str, Any], where: str) -> T:
+def _build(kind: Any, values: dict[str, Any], where: str) -> Any:
     """A dataclass from a mapping. Raises AssignmentError for a missing, unknown or mistyped entry."""
     types = typing.get_type_hints(kind)
-    required = {
-        field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING  # type: ignore[arg-type]
-    }
-    for problem, names in (("lacks", required - set(values)), ("has the unknown entry", set(values) - set(types))):
+    required = {field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
+    for problem, names in (
+        ("lacks", required - set(values)),
+        ("has the unknown entry", set(values) - set(types)),
+    ):
         if names:
             raise AssignmentError(f"{where} {problem} {', '.join(sorted(map(str, names)))}.")
     converted = {}

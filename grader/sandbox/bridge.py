@@ -167,7 +167,8 @@ class Session:
     def _event(self, wait_s: float) -> tuple[dict[str, Any], bytes]:
         deadline = time.monotonic() + wait_s
         return wire.read_frame(
-            lambda n: _read(self._sealed.control, n, deadline), body_limit=self.limits.output_bytes + (1 << 16)
+            lambda n: _read(self._sealed.control, n, deadline),
+            body_limit=self.limits.output_bytes + (1 << 16),
         )
 
     def _cause(self, error: Exception) -> Outcome:

@@ -118,7 +118,9 @@ def _interpreter_folders(python: str) -> list[str]:
         prefixes = [sys.prefix, sys.base_prefix]
     else:
         script = "import sys; print(sys.prefix); print(sys.base_prefix)"
-        prefixes = subprocess.run([python, "-c", script], capture_output=True, text=True, check=True).stdout.split("\n")[:2]
+        prefixes = subprocess.run([python, "-c", script], capture_output=True, text=True, check=True).stdout.split(
+            "\n"
+        )[:2]
     folders = {str(Path(prefix)) for prefix in prefixes} | {str(Path(prefix).resolve()) for prefix in prefixes}
     return sorted(folder for folder in folders if not folder.startswith("/usr/") and folder != "/usr")
 
@@ -136,7 +138,18 @@ def _command(tier: str, python: str, inside: Sequence[int], filter_fd: int) -> l
     staged = [(f"/mnt/{i}", inner) for i, (_, inner) in enumerate(binds)]
     uid = str(SLOT_UID_BASE + os.getpid())
     drop = ["setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "--no-new-privs"]
-    stage = ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", _STAGE, "stage", str(len(binds))]
+    stage = [
+        "unshare",
+        "--mount",
+        "--propagation",
+        "private",
+        "--",
+        "sh",
+        "-c",
+        _STAGE,
+        "stage",
+        str(len(binds)),
+    ]
     return [*stage, *(outer for outer, _ in binds), *drop, *_bubblewrap(staged, filter_fd), *program]
 
 
@@ -144,7 +157,15 @@ def _bubblewrap(binds: Sequence[tuple[str, str]], filter_fd: int) -> list[str]:
     """The sandbox itself: own namespaces, no network, read-only system, private sized tmpfs, empty environment."""
     command = ["bwrap", "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     command += ["--unshare-cgroup-try", "--disable-userns", "--uid", "65534", "--gid", "65534"]
-    command += ["--die-with-parent", "--new-session", "--hostname", "grader", "--cap-drop", "ALL", "--clearenv"]
+    command += [
+        "--die-with-parent",
+        "--new-session",
+        "--hostname",
+        "grader",
+        "--cap-drop",
+        "ALL",
+        "--clearenv",
+    ]
     environment = {"HOME": HOME, "TMPDIR": "/tmp", "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
     for name, value in environment.items():
         command += ["--setenv", name, value]

@@ -34,7 +34,7 @@ class Run:
         self.control = socket.socket(fileno=control_fd)
         self.deadline = time.monotonic() + job["notebook_wall_s"]
         self.trouble: tuple[str, str] | None = None  # the first outcome other than PASSED, and its sentence
-        self.client = NotebookClient(
+        self.client: Any = NotebookClient(
             notebook,
             timeout=None,
             timeout_func=self._remaining,
@@ -46,7 +46,7 @@ class Run:
         )
 
     def _remaining(self, _cell: Any) -> float:
-        return max(0.1, self.deadline - time.monotonic())
+        return max(0.1, float(self.deadline) - time.monotonic())
 
     def emit(self, event: str, body: bytes = b"", **fields: Any) -> None:
         self.control.sendall(wire.pack({"event": event, **fields}, body))
@@ -88,7 +88,10 @@ class Run:
     def _inspect(self, cell: Any, number: int) -> None:
         if time.monotonic() >= self.deadline:
             limit = self.job["notebook_wall_s"]
-            self.note("TIMED_OUT", f"Code cell {number} was still running when the notebook's {limit:.0f} s were over.")
+            self.note(
+                "TIMED_OUT",
+                f"Code cell {number} was still running when the notebook's {limit:.0f} s were over.",
+            )
         for output in cell.outputs:
             if output.output_type == "error":
                 outcome = "MEMORY_EXCEEDED" if output.ename == "MemoryError" else "RAISED"

@@ -18,10 +18,7 @@ import numpy as np
 HEADER_LIMIT = 8 << 20  # bytes of JSON
 BODY_LIMIT = 256 << 20  # bytes of arrays
 DEPTH_LIMIT = 24
-DTYPES = {
-    name: np.dtype(name)
-    for name in ("bool", "int8", "uint8", "int32", "int64", "float16", "float32", "float64")
-}
+DTYPES = {name: np.dtype(name) for name in ("bool", "int8", "uint8", "int32", "int64", "float16", "float32", "float64")}
 _PREFIX = struct.Struct(">IQ")
 
 Encode = Callable[[Any], Any]

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,69 +20,13 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from records import HOSTILE, a_grade
 
 from grader import gradebook
 from grader.errors import InfrastructureError, UsageError
 from grader.gradebook import Gradebook, best_score
 from grader.tables import METADATA
-from grader.types import CheckResult, Flag, Grade, Outcome, PerplexityScore, Status
-
-HOSTILE = [
-    "<script>alert(1)</script>",
-    "=cmd|' /C calc'!A0",
-    "\x1b[31mred",
-    "'; DROP TABLE grades; --",
-    "a\x00b",
-    "日本",
-]
-
-
-def a_grade(student_id: str = "ada", **changes: object) -> Grade:
-    """A full grade: every kind of part, floats that are not round, unknowns that must stay unknown."""
-    base = Grade(
-        student_id=student_id,
-        submission_sha256="ab" * 32,
-        submitted_at="2026-03-01T10:00:00+00:00",
-        status=Status.GRADED,
-        message="",
-        score=0.1 + 0.2,
-        max_score=100.0,
-        checks=tuple(
-            CheckResult(
-                check_id=f"c{i}",
-                outcome=Outcome.PASSED,
-                points=1 / 3,
-                max_points=2.0,
-                message="m",
-                wall_time_s=0.7,
-            )
-            for i in range(12)
-        ),
-        perplexities=(
-            PerplexityScore(
-                model="gru",
-                outcome=Outcome.PASSED,
-                points=3.9,
-                max_points=4.0,
-                nats_per_char=1.7000000000000002,
-                ci_low=1.6,
-                ci_high=1.8,
-                num_chars=20_000,
-                block_nats=(1.1, 1.3000000000000003),
-                test_block_nats=(5e-324,),
-            ),
-            PerplexityScore(model="rnn", outcome=Outcome.NOT_RUN, points=0.0, max_points=4.0, message="why"),
-        ),
-        flags=(Flag(kind="MEMORISED", model="gru", evidence="0.2 against 1.7 nats/char"),),
-        key="k1",
-        grader_version="0.1.0",
-        data_sha256="cd" * 32,
-        profile="smoke",
-        sandbox="bubblewrap",
-        wall_time_s=12.25,
-        graded_at="2026-03-01T11:00:00+00:00",
-    )
-    return replace(base, **changes)  # type: ignore[arg-type]
+from grader.types import CheckResult, Flag, Outcome, PerplexityScore, Status
 
 
 @pytest.fixture
@@ -102,18 +45,26 @@ def run(book: Gradebook) -> int:
     return book.begin_run(command="grader grade", profile="smoke", started_at="2026-03-01T09:00:00+00:00")
 
 
-def python(code: str, *args: object, before: str = "") -> subprocess.CompletedProcess[str]:
-    """Run code in a process of its own that has `Gradebook`, `a_grade`, `path` and `args`."""
-    head = f"""
-        import os, signal, sys
-        from pathlib import Path
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from test_gradebook import Gradebook, a_grade, sa
-        path, args = Path(sys.argv[1]), sys.argv[2:]
-    """
-    source = textwrap.dedent(head) + textwrap.dedent(code)
-    argv = [sys.executable, "-c", source, *map(str, args)]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+HEAD = f"""
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import sqlalchemy as sa
+from grader.gradebook import Gradebook
+from records import a_grade
+path, args = Path(sys.argv[1]), sys.argv[2:]
+"""
+
+
+def python(code: str, *args: object) -> subprocess.Popen[str]:
+    """Start code in a process of its own that has `Gradebook`, `a_grade`, `sa`, `path` and `args`."""
+    argv = [sys.executable, "-c", HEAD + textwrap.dedent(code), *map(str, args)]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ending(process: subprocess.Popen[str]) -> tuple[int, str]:
+    _, said = process.communicate(timeout=120)
+    return process.returncode, said
 
 
 def test_round_trip(book: Gradebook, run: int) -> None:
@@ -316,17 +267,19 @@ def test_migrations_make_the_tables_written_down(book: Gradebook, path: Path) ->
 
 def test_a_kill_in_the_middle_of_a_migration_leaves_no_half(path: Path) -> None:
     """Schema and version record come together: killed between the two, the file is as empty as before."""
-    ended = python(
-        """
+    code, said = ending(
+        python(
+            """
         @sa.event.listens_for(sa.Engine, "before_cursor_execute")
         def stop(connection, cursor, statement, *rest):
             if statement.startswith("INSERT INTO alembic_version"):
                 os.kill(os.getpid(), signal.SIGKILL)
         Gradebook.open(path)
         """,
-        path,
+            path,
+        )
     )
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert code == -signal.SIGKILL, said
     raw = sqlite3.connect(path)
     assert raw.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
     raw.close()
@@ -448,8 +401,9 @@ def test_full_disk(path: Path) -> None:
 
 def test_a_kill_in_the_middle_of_a_grade_leaves_no_half(path: Path) -> None:
     """Killed between the checks and the flags of the third grade, the file holds two whole grades."""
-    ended = python(
-        """
+    code, said = ending(
+        python(
+            """
         seen = 0
         @sa.event.listens_for(sa.Engine, "before_cursor_execute")
         def stop(connection, cursor, statement, *rest):
@@ -462,9 +416,10 @@ def test_a_kill_in_the_middle_of_a_grade_leaves_no_half(path: Path) -> None:
             for number in range(5):
                 book.add(run, a_grade(f"s{number}"))
         """,
-        path,
+            path,
+        )
     )
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert code == -signal.SIGKILL, said
     with Gradebook.open(path) as book:
         assert book.latest() == [a_grade("s0"), a_grade("s1")]
         book.add(book.begin_run(command="c", profile="p", started_at="t"), a_grade("s2"))
@@ -484,13 +439,7 @@ def test_a_kill_at_any_moment_leaves_whole_grades(path: Path) -> None:
                 book.add(run, a_grade(f"s{number:05d}"))
                 print(number, flush=True)
     """
-    head = "import sys; from pathlib import Path; path = Path(sys.argv[1]); sys.path.insert(0, sys.argv[2])\n"
-    head += "from test_gradebook import Gradebook, a_grade\n"
-    with subprocess.Popen(
-        [sys.executable, "-c", head + textwrap.dedent(code), str(path), str(Path(__file__).parent)],
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as writer:
+    with python(code, path) as writer:
         assert writer.stdout is not None
         said = [writer.stdout.readline() for _ in range(25)]
         writer.kill()
@@ -510,12 +459,7 @@ def test_two_writers(path: Path) -> None:
             for number in range(40):
                 book.add(run, a_grade(f"{args[0]}{number:02d}"))
     """
-    head = "import sys; from pathlib import Path; path, args = Path(sys.argv[1]), sys.argv[3:]\n"
-    head += "sys.path.insert(0, sys.argv[2]); from test_gradebook import Gradebook, a_grade\n"
-    argv = [sys.executable, "-c", head + textwrap.dedent(code), str(path), str(Path(__file__).parent)]
-    writers = [subprocess.Popen([*argv, name], stderr=subprocess.PIPE, text=True) for name in "ab"]
-    for writer in writers:
-        _, said = writer.communicate(timeout=120)
-        assert writer.returncode == 0, said
+    for writer in [python(code, path, name) for name in "ab"]:
+        assert ending(writer) == (0, "")
     with Gradebook.open(path) as book:
         assert book.latest() == [a_grade(f"{name}{number:02d}") for name in "ab" for number in range(40)]

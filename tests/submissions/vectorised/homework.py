@@ -305,7 +305,7 @@ if profile == "smoke":
     batch_size, num_steps, num_fit, num_ngram = 16, 25, 140, 250
     scratch_plan = [(4.0, 100), (1.5, 60)]
 else:
-    batch_size, num_steps, num_fit, num_ngram = 32, 35, 2500, 6000
+    batch_size, num_steps, num_fit, num_ngram = 32, 35, 1800, 6000
     scratch_plan = [(4.0, 1500), (1.5, 1000), (0.5, 500)]
 
 starts = ["traveller", "but brutus"]

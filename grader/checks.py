@@ -1,0 +1,166 @@
+"""Runs an assignment's checks under pytest, in the grader's own process, against the `student` proxy.
+
+A check file marks each test with `@pytest.mark.check("<id>")`; a check passes when all of its tests pass. Its verdict
+comes from the exception, never from anything printed: AssertionError is FAILED, a StudentError is the outcome it
+names, anything else is a mistake in the check itself and therefore ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import time
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from grader.errors import AssignmentError, InfrastructureError
+from grader.sandbox.bridge import SessionOver, Student, StudentError
+from grader.types import Assignment, Check, CheckResult, Outcome
+
+MESSAGE_LIMIT = 600  # characters
+_PYTEST_OPTIONS = ("-q", "-s", "-p", "no:cacheprovider", "--disable-plugin-autoload", "-c", os.devnull)
+
+
+def run_checks(assignment: Assignment, wanted: Collection[str], student: Student, seed: int) -> list[CheckResult]:
+    """Run the checks of the given ids; those that a session's end left undecided are not in the result.
+
+    Raises:
+        AssignmentError: a check without a test, a test without a known check.
+        InfrastructureError: a check that broke by its own fault.
+    """
+    plugin = _Plugin({check.id for check in assignment.checks}, set(wanted), student, seed)
+    folder = str(Path(assignment.folder) / "checks")
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), _quiet_environment():
+        status = pytest.main([*_PYTEST_OPTIONS, f"--rootdir={folder}", folder], plugins=[plugin])
+    if plugin.broken:
+        raise InfrastructureError(f"a check broke by its own fault: {plugin.broken}")
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        tail = " ".join(output.getvalue().split())[-500:]
+        raise AssignmentError(f"the checks in {folder} could not be run: {tail}")
+    return [plugin.result(check) for check in assignment.checks if check.id in plugin.decided]
+
+
+def without_session(checks: Sequence[Check], outcome: Outcome, message: str) -> list[CheckResult]:
+    """The results of checks for which no code could be asked."""
+    return [
+        CheckResult(check_id=check.id, outcome=outcome, points=0.0, max_points=check.points, message=message)
+        for check in checks
+    ]
+
+
+class _Plugin:
+    """Gives the tests their fixtures, picks them by check and gathers what became of them."""
+
+    def __init__(self, known: set[str], wanted: set[str], student: Student, seed: int) -> None:
+        self._known, self._wanted, self._student, self._seed = known, wanted, student, seed
+        self._verdicts: dict[str, tuple[Outcome, str]] = {}
+        self._seconds: dict[str, float] = {}
+        self._to_run: dict[str, int] = {}
+        self._session_over = False
+        self.broken = ""
+
+    @property
+    def decided(self) -> set[str]:
+        """Checks that failed, or of which every test has run."""
+        failed = {check_id for check_id, (outcome, _) in self._verdicts.items() if outcome is not Outcome.PASSED}
+        return failed | {check_id for check_id, count in self._to_run.items() if count == 0}
+
+    def result(self, check: Check) -> CheckResult:
+        outcome, message = self._verdicts[check.id]
+        return CheckResult(
+            check_id=check.id,
+            outcome=outcome,
+            points=check.points if outcome is Outcome.PASSED else 0.0,
+            max_points=check.points,
+            message=message,
+            wall_time_s=self._seconds[check.id],
+        )
+
+    @pytest.fixture
+    def student(self) -> Student:
+        """The proxy of the notebook under test."""
+        return self._student
+
+    @pytest.fixture
+    def rng(self, request: pytest.FixtureRequest) -> np.random.Generator:
+        """Random inputs of this test: fresh for each submission, the same when it is graded again."""
+        name = f"{self._seed}:{request.node.name}"
+        return np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"))
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        config.addinivalue_line("markers", "check(id): the graded item that this test belongs to")
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        tested = set()
+        for item in items:
+            check_id = _check_id(item)
+            if check_id not in self._known:
+                raise pytest.UsageError(f"{item.nodeid} names no check of assignment.yaml ({check_id!r})")
+            tested.add(check_id)
+        if self._known - tested:
+            raise pytest.UsageError(f"no test for the check {sorted(self._known - tested)[0]!r}")
+        items[:] = [item for item in items if _check_id(item) in self._wanted]
+        for item in items:
+            check_id = _check_id(item)
+            self._to_run[check_id] = self._to_run.get(check_id, 0) + 1
+        if not items:
+            raise pytest.UsageError("no test is left to run")
+
+    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+        """Leave out what can no longer be asked, or what is decided already."""
+        if self.broken or self._session_over or _check_id(item) in self.decided:
+            return True
+        return None
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
+        check_id, started = _check_id(item), time.monotonic()
+        try:
+            result = yield
+        except AssertionError as error:
+            self._record(check_id, Outcome.FAILED, _message(error))
+            raise
+        except StudentError as error:
+            self._session_over = isinstance(error, SessionOver)
+            self._record(check_id, error.outcome, str(error))
+            raise
+        except Exception as error:
+            self.broken = f"{item.nodeid}: {type(error).__name__}: {error}"
+            raise
+        else:
+            self._record(check_id, Outcome.PASSED, "")
+            return result
+        finally:
+            self._seconds[check_id] = self._seconds.get(check_id, 0.0) + time.monotonic() - started
+
+    def _record(self, check_id: str, outcome: Outcome, message: str) -> None:
+        self._to_run[check_id] -= 1
+        if self._verdicts.get(check_id, (Outcome.PASSED, ""))[0] is Outcome.PASSED:
+            self._verdicts[check_id] = (outcome, message[:MESSAGE_LIMIT])
+
+
+def _check_id(item: pytest.Item) -> Any:
+    marker = item.get_closest_marker("check")
+    return marker.args[0] if marker and marker.args else None
+
+
+def _message(error: AssertionError) -> str:
+    """What the check says it observed, without pytest's restatement of the expression."""
+    return str(error).split("\nassert ")[0].strip()
+
+
+@contextlib.contextmanager
+def _quiet_environment() -> Iterator[None]:
+    """pytest takes options from the environment; a grade must not."""
+    saved = {name: os.environ.pop(name) for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS") if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(saved)

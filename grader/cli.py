@@ -1,0 +1,286 @@
+"""The command line: each command reads its arguments, calls one layer below and turns errors into one sentence."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from grader import __version__
+from grader.batch import Interrupted, Report, grade_batch, ungraded
+from grader.config import load_assignment
+from grader.errors import GraderError, UsageError
+from grader.gradebook import Gradebook
+from grader.intake import collect
+from grader.leaderboard import leaderboard_table
+from grader.outputs import GRADEBOOK, board_rows, write_class, write_student, write_text
+from grader.pipeline import grade_submission, set_up
+from grader.release import release as write_release
+from grader.render import one_line, points
+from grader.sandbox.launch import pick_tier
+from grader.sandbox.selftest import PROMISES, prove, require
+from grader.types import Assignment, Grade, Outcome, Profile
+
+INTERRUPTED = 130
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+console = Console(highlight=False)
+
+AssignmentOption = Annotated[Path, typer.Option("--assignment", help="The assignment folder.")]
+ProfileOption = Annotated[str, typer.Option("--profile", help="The scale: a profile of assignment.yaml.")]
+CorpusOption = Annotated[
+    Path | None, typer.Option("--corpus-file", help="A local copy of the corpus instead of the download.")
+]
+UnsandboxedOption = Annotated[
+    bool,
+    typer.Option("--allow-unsandboxed", help="Run without a sandbox where there is none; every report says so."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Grade notebooks of a character language model homework: sandboxed, with held-out perplexity in lock-step."""
+    if version:
+        console.print(f"grader {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def grade(
+    submissions: Annotated[Path, typer.Argument(help="A folder, a zip of an LMS, or one notebook.")],
+    out: Annotated[Path, typer.Option("-o", "--output", help="Where results go; the same folder again resumes.")],
+    assignment: AssignmentOption = Path("reference"),
+    profile: ProfileOption = "cpu",
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Worker processes.")] = os.cpu_count() or 1,
+    corpus_file: CorpusOption = None,
+    allow_unsandboxed: UnsandboxedOption = False,
+) -> None:
+    """Grade a batch of submissions; exit 1 if some could not be graded by a fault of ours."""
+    loaded, scale = _load(assignment, profile)
+    collected = collect(submissions, out / "submissions")
+    tier = _tier(allow_unsandboxed)
+    bench = set_up(loaded, scale, tier, str(corpus_file) if corpus_file else None)
+    _folder(out)
+    with Gradebook.open(out / GRADEBOOK) as book:
+        run_id = book.begin_run(command="grade", profile=profile, started_at=_now())
+        try:
+            with _progress(len(collected)) as report:
+                grade_batch(
+                    collected,
+                    bench,
+                    book,
+                    run_id,
+                    jobs=jobs,
+                    report=report,
+                    publish=lambda grade: write_student(out, grade, loaded),
+                )
+        finally:
+            baselines = {name: float(held_out.mean()) for name, (held_out, _) in bench.yardsticks.items()}
+            write_class(out, book.latest(), loaded, baselines)
+        grades = {grade.student_id: grade for grade in book.latest()}
+    _summary(out, loaded, [grades[s.student_id] for s in collected if s.student_id in grades])
+
+
+@app.command()
+def check(
+    notebook: Annotated[Path, typer.Argument(help="Your notebook.")] = Path("homework.ipynb"),
+    assignment: AssignmentOption = Path("assignment"),
+    profile: ProfileOption = "smoke",
+    corpus_file: CorpusOption = None,
+    allow_unsandboxed: UnsandboxedOption = False,
+) -> None:
+    """Run the visible checks on one notebook, as grading will; exit 1 if any fails."""
+    loaded, scale = _load(assignment, profile)
+    with tempfile.TemporaryDirectory() as work:
+        submissions = collect(notebook, Path(work))
+        bench = set_up(loaded, scale, _tier(allow_unsandboxed), str(corpus_file) if corpus_file else None)
+        result = grade_submission(submissions[0], bench)
+    titles = {item.id: item for item in loaded.checks}
+    for verdict in result.checks:
+        passed = verdict.outcome is Outcome.PASSED
+        console.print(f"[{'green' if passed else 'red'}]{verdict.outcome.value:>9}[/]  {escape(verdict.check_id)}")
+        if not passed:
+            console.print(f"           {escape(one_line(verdict.message))}\n           {titles[verdict.check_id].hint}")
+    failed = sum(verdict.outcome is not Outcome.PASSED for verdict in result.checks)
+    if result.message:
+        console.print(escape(one_line(result.message)), style="yellow")
+    console.print(f"{len(result.checks) - failed} passed, {failed} failed in {result.wall_time_s:.0f} s")
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def leaderboard(
+    out: Annotated[Path, typer.Argument(help="The results folder of `grader grade`.")],
+    assignment: AssignmentOption = Path("reference"),
+    names: Annotated[bool, typer.Option("--names", help="Student ids and flags instead of pseudonyms.")] = False,
+) -> None:
+    """Print the leaderboard of a results folder."""
+    loaded = load_assignment(assignment)
+    with Gradebook.open(out / GRADEBOOK, create=False) as book:
+        console.print(leaderboard_table(board_rows(out, book.latest(), loaded, names=names)))
+
+
+@app.command()
+def release(
+    assignment: AssignmentOption = Path("reference"),
+    out: Annotated[Path, typer.Option("-o", "--output", help="The folder that students receive.")] = Path("assignment"),
+    verify: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if something would change.")] = False,
+) -> None:
+    """Write the student's version of the homework from the master notebook."""
+    changed = write_release(assignment, out, check=verify)
+    for path in changed:
+        console.print(f"{'would change' if verify else 'wrote'} {path}")
+    if not changed:
+        console.print(f"{out} is up to date")
+    raise typer.Exit(1 if verify and changed else 0)
+
+
+@app.command()
+def data(
+    out: Annotated[Path, typer.Option("-o", "--output", help="Where train.txt and test.txt go.")] = Path("data"),
+    assignment: AssignmentOption = Path("assignment"),
+    profile: ProfileOption = "smoke",
+    corpus_file: CorpusOption = None,
+) -> None:
+    """Write the texts that a notebook trains and tests on; grading uses another draw of the same corpus."""
+    loaded, scale = _load(assignment, profile)
+    split = set_up(loaded, scale, "none", str(corpus_file) if corpus_file else None).split
+    for name, text in (("train.txt", split.train), ("test.txt", split.test)):
+        write_text(out / name, text)
+        console.print(f"wrote {out / name} ({len(text):,} characters)")
+
+
+@app.command()
+def doctor() -> None:
+    """Say whether this machine can grade: the sandbox's promises, each one tried; exit 3 if one is not kept."""
+    tier = pick_tier()
+    kept = prove(tier)
+    table = Table("promise", "kept", title=f"Sandbox: {tier}")
+    for name, holds in kept.items():
+        table.add_row(PROMISES[name], "[green]yes[/]" if holds else "[red]NO[/]")
+    console.print(table)
+    raise typer.Exit(0 if all(kept.values()) else 3)
+
+
+def _load(folder: Path, profile: str) -> tuple[Assignment, Profile]:
+    loaded = load_assignment(folder)
+    try:
+        return loaded, loaded.profile(profile)
+    except KeyError:
+        names = ", ".join(item.name for item in loaded.profiles)
+        raise UsageError(
+            f"there is no profile {profile!r} in {folder}/assignment.yaml: choose one of {names}."
+        ) from None
+
+
+def _tier(allow_unsandboxed: bool) -> str:
+    """The sandbox of this machine, proven. Raises SandboxUnavailable."""
+    tier = pick_tier(allow_unsandboxed=allow_unsandboxed)
+    require(tier)
+    if tier == "none":
+        console.print(
+            "WARNING: no sandbox. Student code runs with your rights; every report says so.", style="bold red"
+        )
+    return tier
+
+
+def _folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"the results folder {out} cannot be made: {error.strerror}. Choose another with -o."
+        ) from None
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Report]:
+    """A bar with an ETA on a terminal, plain lines elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
+    ) as bar:
+        task, done, started = bar.add_task("grading", total=total), 0, datetime.now()
+
+        def report(grade: Grade, known: bool) -> None:
+            nonlocal done
+            done += 1
+            bar.advance(task)
+            score = "not graded" if grade.score is None else f"{points(grade.score)}/{points(grade.max_score)}"
+            left = (datetime.now() - started).total_seconds() / done * (total - done)
+            eta = "" if console.is_terminal else f"  about {left:.0f} s left"
+            how = "already graded" if known else f"{grade.wall_time_s:.0f} s{eta}"
+            console.print(
+                f"{done:>4}/{total}  {escape(grade.student_id):<28} {grade.status.value:<18} {score:>10}  {how}"
+            )
+
+        yield report
+
+
+def _summary(out: Path, assignment: Assignment, grades: list[Grade]) -> None:
+    """The leaderboard, the files to open, and the exit code."""
+    console.print(leaderboard_table(board_rows(out, grades, assignment)))
+    console.print("\nOpen these:")
+    for name, what in (
+        ("leaderboard.html", "the leaderboard with its intervals"),
+        ("grades.csv", "every grade"),
+        ("feedback/", "a page for each student"),
+        ("results/", "Gradescope's results.json for each student"),
+        (GRADEBOOK, "the gradebook"),
+    ):
+        console.print(f"  {out / name}{'/' if name.endswith('/') else ''}  {what}")
+    unknown = ungraded(grades)
+    if unknown:
+        console.print(
+            f"{len(unknown)} could not be graded by a fault of ours; run the same command again.", style="red"
+        )
+    raise typer.Exit(1 if unknown else 0)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def main() -> None:
+    """Run a command; every expected error is one sentence on standard error and the exit code of its kind."""
+    try:
+        code = app(standalone_mode=False) or 0
+    except Interrupted:
+        print("grader: interrupted; the same command goes on where it stopped.", file=sys.stderr)
+        code = INTERRUPTED
+    except (KeyboardInterrupt, click.Abort):
+        code = INTERRUPTED
+    except click.ClickException as error:
+        print(f"grader: {error.format_message()} (`grader --help` lists commands and options)", file=sys.stderr)
+        code = 2
+    except GraderError as error:
+        print(f"grader: {error}", file=sys.stderr)
+        code = error.exit_code
+    except OSError as error:
+        print(f"grader: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        code = 3
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

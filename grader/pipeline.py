@@ -1,0 +1,238 @@
+"""Grades one submission from its bytes to its record: the only module that composes intake, sandbox, checks, scores.
+
+A student's fault becomes an outcome with points. A fault of ours leaves here as an InfrastructureError, and the
+caller retries: it never becomes a zero.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+
+from grader import __version__
+from grader.checks import run_checks, without_session
+from grader.corpus import load_corpus, split_corpus
+from grader.errors import SubmissionError
+from grader.intake import read_submission
+from grader.integrity import trained_on_test
+from grader.notebook import parse_submission, to_json
+from grader.perplexity import baselines, score_model, without_model
+from grader.sandbox.bridge import Session, Student, StudentError
+from grader.types import (
+    Assignment,
+    CheckResult,
+    Execution,
+    Flag,
+    Grade,
+    Outcome,
+    PerplexityScore,
+    Profile,
+    Split,
+    Status,
+    Submission,
+)
+
+ROUNDS = 3  # fresh sandboxes for one submission, when a check wedges or kills the one before
+YARDSTICK = "trigram"
+
+_STATUS = {
+    Outcome.PASSED: Status.GRADED,
+    Outcome.RAISED: Status.RUNTIME_ERROR,
+    Outcome.OUTPUT_EXCEEDED: Status.RUNTIME_ERROR,
+    Outcome.TIMED_OUT: Status.TIMED_OUT,
+    Outcome.MEMORY_EXCEEDED: Status.MEMORY_EXCEEDED,
+    Outcome.KERNEL_DIED: Status.KERNEL_DIED,
+    Outcome.PROTOCOL_VIOLATION: Status.PROTOCOL_VIOLATION,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """All that grading needs besides the submission; the same for every submission of a batch."""
+
+    assignment: Assignment
+    profile: Profile
+    split: Split
+    yardsticks: Mapping[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
+    tier: str
+
+    def key(self, submission: Submission) -> str:
+        """Hash of everything that decides the grade of a submission."""
+        parts = (
+            submission.sha256,
+            self.assignment.sha256,
+            self.split.sha256,
+            self.profile.name,
+            self.tier,
+            __version__,
+        )
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def set_up(assignment: Assignment, profile: Profile, tier: str, corpus_source: str | None = None) -> Bench:
+    """Load the corpus and draw its split. Raises CorpusUnavailable, AssignmentError."""
+    corpus = load_corpus(assignment.corpus, source=corpus_source)
+    split = split_corpus(
+        corpus,
+        seed=assignment.seed,
+        train_chars=profile.train_chars,
+        test_chars=profile.test_chars,
+        held_out_chars=profile.held_out_chars,
+    )
+    yardsticks = baselines(split, profile.lanes) if profile.curves else {}
+    return Bench(assignment=assignment, profile=profile, split=split, yardsticks=yardsticks, tier=tier)
+
+
+@dataclass(slots=True)
+class _Work:
+    """What has been found out about one submission so far."""
+
+    execution: Execution
+    checks: dict[str, CheckResult]
+    scores: dict[str, PerplexityScore]
+
+
+def grade_submission(submission: Submission, bench: Bench) -> Grade:
+    """Grade one submission.
+
+    Raises:
+        InfrastructureError: a fault of ours; nothing about the submission is known by it.
+    """
+    started = time.monotonic()
+    if not submission.path:
+        return _ungraded(submission, bench, Status.MISSING, "No notebook was handed in.", started)
+    try:
+        notebook = to_json(parse_submission(read_submission(submission)))
+    except SubmissionError as error:
+        return _ungraded(submission, bench, Status.INVALID_NOTEBOOK, str(error), started)
+    work = _examine(notebook.encode(), submission, bench)
+    flags = _flags(work.scores, bench)
+    status = _STATUS[work.execution.outcome]
+    if flags and status is Status.GRADED:
+        status = Status.HELD_FOR_REVIEW
+    return _grade(submission, bench, status, work, flags, started)
+
+
+def _examine(notebook: bytes, submission: Submission, bench: Bench) -> _Work:
+    """Run the notebook and ask it everything; again in a fresh sandbox if a check wedged or killed the last one."""
+    work: _Work | None = None
+    for _ in range(ROUNDS):
+        with _session(notebook, bench) as session:
+            execution = session.execute()
+            work = work or _Work(execution, {}, {})
+            if session.over:
+                break
+            _ask(session, work, submission, bench)
+            if session.over is None:
+                break
+    assert work is not None
+    return _fill(work, bench)
+
+
+def _session(notebook: bytes, bench: Bench) -> Session:
+    profile, split = bench.profile, bench.split
+    return Session(
+        notebook=notebook,
+        files={"data/train.txt": split.train.encode(), "data/test.txt": split.test.encode()},
+        environment={
+            "HW_DATA_DIR": "data",
+            "HW_PROFILE": profile.name,
+            "HW_TIME_BUDGET_S": f"{profile.time_budget_s:g}",
+            "OMP_NUM_THREADS": "1",
+        },
+        limits=profile.limits,
+        tier=bench.tier,
+    )
+
+
+def _ask(session: Session, work: _Work, submission: Submission, bench: Bench) -> None:
+    """Run the checks, then the scores, that are still open."""
+    seed = int(bench.key(submission)[:15], 16)
+    open_checks = {check.id for check in bench.assignment.checks} - set(work.checks)
+    try:
+        student = Student(session, bench.assignment.stubs_source)
+    except StudentError:
+        return
+    if open_checks:
+        for result in run_checks(bench.assignment, open_checks, student, seed):
+            work.checks[result.check_id] = result
+    for curve in bench.profile.curves:
+        if session.over is None and curve.model not in work.scores:
+            work.scores[curve.model] = score_model(student, curve, bench.split, bench.profile.lanes, seed)
+
+
+def _fill(work: _Work, bench: Bench) -> _Work:
+    """Give what could not be asked the outcome of the run that prevented it."""
+    outcome, message = work.execution.outcome, work.execution.message
+    if outcome in (Outcome.PASSED, Outcome.RAISED):
+        outcome, message = (
+            Outcome.NOT_RUN,
+            "The code ended or blocked the notebook's process each time it was asked.",
+        )
+    open_checks = [check for check in bench.assignment.checks if check.id not in work.checks]
+    for result in without_session(open_checks, outcome, message):
+        work.checks[result.check_id] = result
+    for curve in bench.profile.curves:
+        if curve.model not in work.scores:
+            work.scores[curve.model] = without_model(curve, outcome, message)
+    return work
+
+
+def _flags(scores: Mapping[str, PerplexityScore], bench: Bench) -> tuple[Flag, ...]:
+    found = (trained_on_test(score, bench.yardsticks[YARDSTICK]) for score in scores.values())
+    return tuple(flag for flag in found if flag)
+
+
+def _ungraded(submission: Submission, bench: Bench, status: Status, message: str, started: float) -> Grade:
+    """A grade without an execution: nothing ran, and the message says why."""
+    execution = Execution(outcome=Outcome.NOT_RUN, message=message, wall_time_s=0.0, notebook_json="")
+    return _grade(submission, bench, status, _fill(_Work(execution, {}, {}), bench), (), started)
+
+
+def unmeasured(submission: Submission, bench: Bench, message: str) -> Grade:
+    """The record of a submission that a fault of ours kept from being graded: its score is unknown, not zero."""
+    grade = _ungraded(submission, bench, Status.NEEDS_REGRADE, message, time.monotonic())
+    return dataclasses.replace(grade, score=None)
+
+
+def _grade(
+    submission: Submission, bench: Bench, status: Status, work: _Work, flags: tuple[Flag, ...], started: float
+) -> Grade:
+    checks = tuple(work.checks[check.id] for check in bench.assignment.checks)
+    scores = tuple(work.scores[curve.model] for curve in bench.profile.curves)
+    return Grade(
+        student_id=submission.student_id,
+        submission_sha256=submission.sha256,
+        submitted_at=submission.submitted_at,
+        status=status,
+        message=work.execution.message,
+        score=round(sum(check.points for check in checks) + sum(score.points for score in scores), 2),
+        max_score=round(sum(check.max_points for check in checks) + sum(score.max_points for score in scores), 2),
+        checks=checks,
+        perplexities=scores,
+        flags=flags,
+        key=bench.key(submission),
+        grader_version=__version__,
+        data_sha256=bench.split.sha256,
+        profile=bench.profile.name,
+        sandbox=bench.tier,
+        wall_time_s=time.monotonic() - started,
+        graded_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        notebook_json=_shown(work.execution.notebook_json),
+    )
+
+
+def _shown(notebook_json: str) -> str:
+    """The executed notebook if it is one at all; it came out of the sandbox."""
+    try:
+        return notebook_json if isinstance(json.loads(notebook_json or "null"), dict) else ""
+    except (ValueError, RecursionError):
+        return ""

@@ -1,0 +1,250 @@
+"""The numpy reference that the hidden checks compare with: float64, written apart from any solution.
+
+Shapes: B batch, T steps, V vocabulary, H hidden. Sequences are lists or arrays with time first.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+# -- forward --------------------------------------------------------------------------------------------------
+
+
+def to_onehot(X, size):
+    """X [B, T] of indices -> [T, B, size]."""
+    return np.eye(size)[np.asarray(X).astype(int).T]
+
+
+def recurrence(inputs, state, params, activation=np.tanh):
+    """h_t = f(x_t W_xh + h_{t-1} W_hh + b_h), o_t = h_t W_hq + b_q: (outputs [T, B, V], states h_1..h_T [T, B, H])."""
+    w_xh, w_hh, b_h, w_hq, b_q = (np.asarray(param, float) for param in params)
+    states, hidden = [], np.asarray(state, float)
+    for x in inputs:
+        hidden = activation(x @ w_xh + hidden @ w_hh + b_h)
+        states.append(hidden)
+    return np.stack(states) @ w_hq + b_q, np.stack(states)
+
+
+def recurrence_gradients(inputs, state, params, d_outputs, activation=np.tanh):
+    """Gradients of Σ d_outputs · outputs with respect to the five parameters, by backpropagation through time.
+
+    `activation` is np.tanh or `linear`: their slope follows from their value.
+    """
+    w_xh, w_hh, b_h, w_hq, b_q = (np.asarray(param, float) for param in params)
+    _, states = recurrence(inputs, state, params, activation)
+    before = [np.asarray(state, float), *states[:-1]]
+    d_xh, d_hh, d_bh = np.zeros_like(w_xh), np.zeros_like(w_hh), np.zeros_like(states[0])
+    d_hidden = np.zeros_like(states[0])
+    for t in reversed(range(len(states))):
+        d_hidden = d_hidden + d_outputs[t] @ w_hq.T
+        d_sum = d_hidden * (1 - states[t] ** 2 if activation is np.tanh else 1)
+        d_xh += np.asarray(inputs[t]).T @ d_sum
+        d_hh += before[t].T @ d_sum
+        d_bh += d_sum
+        d_hidden = d_sum @ w_hh.T
+    d_hq = np.einsum("tbh,tbv->hv", states, np.asarray(d_outputs))
+    d_bq = np.sum(d_outputs, axis=(0, 1)).reshape(b_q.shape)
+    return [d_xh, d_hh, d_bh.sum(axis=0).reshape(b_h.shape), d_hq, d_bq]
+
+
+def linear(values):
+    """The activation of the toy recurrence in stubs.py."""
+    return values
+
+
+def _sigmoid(values):
+    return 1 / (1 + np.exp(-values))
+
+
+def _rnn_cell(i2h, h2h, state):
+    hidden = np.tanh(i2h + h2h)
+    return hidden, [hidden]
+
+
+def _gru_cell(i2h, h2h, state):
+    (reset_i, update_i, new_i), (reset_h, update_h, new_h) = (np.split(x, 3, axis=1) for x in (i2h, h2h))
+    update = _sigmoid(update_i + update_h)
+    new = np.tanh(new_i + _sigmoid(reset_i + reset_h) * new_h)
+    hidden = (1 - update) * new + update * state[0]
+    return hidden, [hidden]
+
+
+def _lstm_cell(i2h, h2h, state):
+    gate_in, forget, new, gate_out = np.split(i2h + h2h, 4, axis=1)
+    memory = _sigmoid(forget) * state[1] + _sigmoid(gate_in) * np.tanh(new)
+    hidden = _sigmoid(gate_out) * np.tanh(memory)
+    return hidden, [hidden, memory]
+
+
+CELLS = {"rnn": _rnn_cell, "gru": _gru_cell, "lstm": _lstm_cell}
+GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+
+
+def gluon_model(kind, layers, dense, X, V):
+    """An RNNModel from its weights, in Gluon's order of gates, from the zero state: output [T·B, V].
+
+    `layers` holds (i2h_weight [G·H, inputs], h2h_weight [G·H, H], i2h_bias, h2h_bias) for each layer, `dense` the
+    weight [V, H] and the bias.
+    """
+    values = to_onehot(X, V)
+    for i2h_weight, h2h_weight, i2h_bias, h2h_bias in layers:
+        hidden = np.zeros((values.shape[1], h2h_weight.shape[1]))
+        state, outputs = [hidden, hidden], []
+        for x in values:
+            hidden, state = CELLS[kind](x @ i2h_weight.T + i2h_bias, state[0] @ h2h_weight.T + h2h_bias, state)
+            outputs.append(hidden)
+        values = np.stack(outputs)
+    weight, bias = dense
+    return values.reshape(-1, weight.shape[1]) @ weight.T + bias
+
+
+# -- loss, clipping, training ---------------------------------------------------------------------------------
+
+
+def log_softmax(scores):
+    """Over the last axis."""
+    shifted = scores - scores.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def nats(scores, labels):
+    """-ln p of each label: scores [..., V], labels [...]."""
+    return -np.take_along_axis(log_softmax(scores), np.asarray(labels).astype(int)[..., None], axis=-1)[..., 0]
+
+
+def global_norm(grads):
+    """‖g‖ of all gradients as one vector."""
+    return math.sqrt(sum(float(np.sum(np.square(np.asarray(grad, float)))) for grad in grads))
+
+
+def clip(grads, theta):
+    """Gradients times min(1, θ/‖g‖)."""
+    norm = global_norm(grads)
+    factor = min(1.0, theta / norm) if norm > 0 else 1.0
+    return [np.asarray(grad, float) * factor for grad in grads]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """A training loop: the right one by default, or one with a mistake that students make."""
+
+    reset: str  # the state is zero again for every "minibatch", "epoch", or "once"
+    clip: str = "global"  # or "never" (also: after the update), "each"
+    loss: str = "mean"  # or "sum"
+    step: str = "lr"  # or "one" (no learning rate), "lr/B", "lr·B", "ascent"
+    labels: str = "time first"  # or "batch first"
+
+
+def train(loop, params, epochs, lr, theta):
+    """SGD on the toy recurrence: (params, [losses of the minibatches of each epoch]).
+
+    `epochs` holds for each epoch its minibatches (X [B, T], Y [B, T]).
+    """
+    params, losses, hidden = [np.asarray(param, float) for param in params], [], None
+    for minibatches in epochs:
+        losses.append([])
+        hidden = None if loop.reset == "epoch" else hidden
+        for X, Y in minibatches:
+            if hidden is None or loop.reset == "minibatch":
+                hidden = np.zeros((len(X), len(params[1])))
+            mean, grads, hidden = _toy_gradients(loop, params, X, Y, hidden)
+            losses[-1].append(mean)
+            params = _descend(loop, params, grads, lr, theta, len(X))
+    return params, losses
+
+
+def _toy_gradients(loop, params, X, Y, hidden):
+    V = params[3].shape[1]
+    inputs = to_onehot(X, V)
+    outputs, states = recurrence(inputs, hidden, params, linear)
+    labels = np.asarray(Y).astype(int)
+    labels = labels.T if loop.labels == "time first" else labels.reshape(labels.T.shape)
+    count = 1 if loop.loss == "sum" else labels.size
+    d_outputs = (np.exp(log_softmax(outputs)) - np.eye(V)[labels]) / count
+    grads = recurrence_gradients(inputs, hidden, params, d_outputs, linear)
+    return float(nats(outputs, labels).sum() / count), grads, states[-1]
+
+
+def _descend(loop, params, grads, lr, theta, batch_size):
+    if loop.clip == "each":
+        grads = [clip([grad], theta)[0] for grad in grads]
+    elif loop.clip == "global":
+        grads = clip(grads, theta)
+    rate = {"lr": lr, "one": 1.0, "lr/B": lr / batch_size, "lr·B": lr * batch_size, "ascent": -lr}[loop.step]
+    return [param - rate * grad for param, grad in zip(params, grads, strict=True)]
+
+
+def perplexities(losses):
+    """exp of the mean loss of each epoch, for minibatches of one size."""
+    return [math.exp(np.mean(epoch)) for epoch in losses]
+
+
+# -- text -----------------------------------------------------------------------------------------------------
+
+
+def windows_in_order(corpus, num_steps):
+    """The windows (x, y) that do not overlap, each [T], y one step ahead."""
+    count = (len(corpus) - 1) // num_steps
+    starts = [i * num_steps for i in range(count)]
+    return [(corpus[i : i + num_steps], corpus[i + 1 : i + 1 + num_steps]) for i in starts]
+
+
+def random_minibatches(corpus, batch_size, num_steps, rng):
+    """A shuffled epoch: minibatches (X [B, T], Y [B, T])."""
+    windows = windows_in_order(corpus, num_steps)
+    order = rng.permutation(len(windows))
+    batches = [order[i : i + batch_size] for i in range(0, len(windows) - batch_size + 1, batch_size)]
+    return [tuple(np.array([windows[j][side] for j in batch], "float32") for side in (0, 1)) for batch in batches]
+
+
+def consecutive_minibatches(corpus, batch_size, num_steps):
+    """An epoch in order: row i of a minibatch goes on where row i of the one before ended."""
+    length = len(corpus) // batch_size
+    rows = np.array(corpus[: batch_size * length], "float32").reshape(batch_size, length)
+    starts = range(0, (length - 1) // num_steps * num_steps, num_steps)
+    return [(rows[:, i : i + num_steps], rows[:, i + 1 : i + 1 + num_steps]) for i in starts]
+
+
+def ngram_pairs(indices, n):
+    """Contexts [N, n] and the next characters [N]."""
+    count = len(indices) - n
+    return np.array([indices[i : i + n] for i in range(count)]), np.array(indices[n:])
+
+
+def encode_sequential(X, V):
+    """[N, n] -> [N, n·V]: the n one-hot vectors side by side."""
+    return np.concatenate([np.eye(V)[column] for column in np.asarray(X).astype(int).T], axis=1)
+
+
+def encode_bag(X, V):
+    """[N, n] -> [N, V]: how often each symbol occurs."""
+    return np.stack([np.bincount(row, minlength=V) for row in np.asarray(X).astype(int)])
+
+
+class TableMachine:
+    """A language model that is a table: every output depends on all the characters before it.
+
+    State s, character x: scores[s, x] (V different numbers), then the state following[s, x]. Reading begins in
+    state 0 and never returns to it, so that a forgotten state shows.
+    """
+
+    def __init__(self, rng, vocab_size, num_states=7):
+        self.vocab_size, self.num_states = vocab_size, num_states
+        self.following = rng.integers(1, num_states, size=(num_states, vocab_size))
+        ranks = rng.permuted(np.tile(np.arange(vocab_size), (num_states, vocab_size, 1)), axis=2)
+        self.scores = ranks * 0.7 + rng.uniform(0, 0.2, ranks.shape)
+
+    def advance(self, state, symbol):
+        """(scores [V], the state after)."""
+        return self.scores[state, symbol], int(self.following[state, symbol])
+
+    def greedy(self, prefix, num_chars):
+        """Prefix and greedy continuation, as indices."""
+        text, state = list(prefix), 0
+        for symbol in prefix[:-1]:
+            _, state = self.advance(state, symbol)
+        for _ in range(num_chars):
+            scores, state = self.advance(state, text[-1])
+            text.append(int(np.argmax(scores)))
+        return text

@@ -1,0 +1,162 @@
+"""evaluate_perplexity, on models whose perplexity is known."""
+
+import numpy as np
+import pytest
+from expect import PERPLEXITY, as_number, assert_close
+
+### BEGIN HIDDEN TESTS
+import math
+
+import oracle
+from expect import FORWARD, is_close
+from fakes import TableModel
+
+### END HIDDEN TESTS
+
+
+@pytest.mark.check("evaluate_perplexity.example")
+def test_evaluate_example(student):
+    """A model that finds all 5 symbols equally likely has perplexity 5."""
+
+    def begin(batch_size):
+        return [np.zeros((1, batch_size, 2), "float32")]
+
+    def step(inputs, state, is_recording, is_training):
+        return np.zeros((inputs.size, 5), "float32"), state
+
+    text = [0, 1, 2, 3, 4] * 5
+    X, Y = np.array([text[:24]], "float32"), np.array([text[1:]], "float32")
+    helpers = {"data_iter_consecutive": lambda *args, **kwargs: [(X, Y)]}
+    target = student.ref("evaluate_perplexity")
+    found = student.stubs.judge_with_model(target, helpers, begin, step, [], [text, 1, 24, student.ctx])
+    assert_close(as_number(found, "evaluate_perplexity(...)"), 5, "The perplexity of guessing among 5", PERPLEXITY)
+
+
+### BEGIN HIDDEN TESTS
+def helpers():
+    """A good data_iter_consecutive."""
+
+    def consecutive(corpus_indices, batch_size, num_steps, ctx=None):
+        return oracle.consecutive_minibatches(list(corpus_indices), batch_size, num_steps)
+
+    return {"data_iter_consecutive": consecutive}
+
+
+def evaluate(student, model, text, B, T):
+    """What evaluate_perplexity makes of a fake model."""
+    target, after = student.ref("evaluate_perplexity"), [text, B, T, student.ctx]
+    found = student.stubs.judge_with_model(target, helpers(), model.begin, model.step, [], after)
+    return as_number(found, "evaluate_perplexity(...)")
+
+
+class Uniform(TableModel):
+    """Finds all symbols equally likely."""
+
+    def __init__(self, rng, vocab_size):
+        super().__init__(rng, vocab_size, scale=0.0)
+
+
+# B, T, length: everything fits (so that no tail can be kept or dropped), something is left over, T = 1
+CASES = [(1, 5, 41), (3, 4, 39), (4, 3, 50), (2, 1, 21), (1, 7, 40)]
+
+
+@pytest.mark.check("evaluate_perplexity")
+@pytest.mark.parametrize(("B", "T", "length"), CASES)
+def test_uniform(student, rng, B, T, length):
+    """Guessing among V has perplexity V."""
+    text = [int(i) for i in rng.integers(0, 11, length)]
+    found = evaluate(student, Uniform(rng, 11), text, B, T)
+    assert_close(found, 11, "The perplexity of guessing among 11", PERPLEXITY)
+
+
+@pytest.mark.check("evaluate_perplexity")
+@pytest.mark.parametrize(("B", "T", "length"), CASES)
+def test_value(student, rng, B, T, length):
+    """exp of the mean over all characters that were read, with the state carried on.
+
+    Each symbol occurs once in the text, so that what was fed to the model tells which character came next,
+    whichever tail of the text is kept.
+    """
+    text = [int(i) for i in rng.permutation(length)]
+    model = TableModel(rng, length, scale=0.15)
+    found = evaluate(student, model, text, B, T)
+    place = {symbol: i for i, symbol in enumerate(text)}
+    nats, places = [], []
+    for symbols, scores in zip(model.fed, model.scores, strict=True):
+        at = np.vectorize(place.get)(symbols)
+        known = at + 1 < length
+        labels = np.array(text)[np.where(known, at + 1, 0)]
+        nats.append(oracle.nats(scores, labels)[known])
+        places.append(at)
+    assert places, "evaluate_perplexity never calls the model."
+    assert_coverage(places, length, B, T)
+    assert_carried(model, places)
+    assert_perplexity(found, nats)
+
+
+def assert_coverage(places, length, B, T):
+    """Each place at most once; all but a tail of less than a minibatch and a column."""
+    flat = np.concatenate([at.ravel() for at in places])
+    assert len(set(flat)) == len(flat), "A part of the text is read more than once."
+    assert len(flat) >= length - B * (T + 1), f"Of {length} characters only {len(flat)} are read."
+
+
+def assert_carried(model, places):
+    """Where the rows go on from one call to the next, so does the state; one tail may stand apart."""
+    breaks = 0
+    calls = list(zip(places, places[1:], model.went_on[1:], strict=False))
+    for before, after, went_on in calls:
+        goes_on = before.shape[1] == after.shape[1] and (after[0] == before[-1] + 1).all()
+        breaks += not goes_on
+        assert went_on or not goes_on, "The state that the model returns should be handed to its next call."
+    assert breaks <= 1, "Read the text in consecutive minibatches, so that the state can be carried on."
+
+
+def assert_perplexity(found, nats):
+    """The value; the message names the mistake if it is a known one."""
+    mean = np.concatenate([part.ravel() for part in nats]).mean()
+    if is_close(found, math.exp(mean), **PERPLEXITY):
+        return
+    known = {
+        "the mean of the minibatches' exponentials; take exp of the mean": np.mean([np.exp(p.mean()) for p in nats]),
+        "the mean of the characters' exponentials; take exp of the mean": np.mean(np.exp(np.concatenate(nats, None))),
+        "the mean loss; its exponential is missing": mean,
+        "2 to the power of nats; take exp": 2**mean,
+        "exp of the last minibatch's loss only": math.exp(nats[-1].mean()),
+        "exp of the sum over minibatches": math.exp(min(700, sum(part.mean() for part in nats))),
+    }
+    for mistake, wrong in known.items():
+        assert not is_close(found, wrong, **PERPLEXITY), f"evaluate_perplexity gives {mistake}."
+    assert_close(found, math.exp(mean), "The perplexity", PERPLEXITY)
+
+
+@pytest.mark.check("evaluate_perplexity")
+def test_no_gradient(student, rng):
+    """It measures: no gradient is recorded, and the model is not in training mode."""
+    model = Uniform(rng, 6)
+    evaluate(student, model, [int(i) for i in rng.integers(0, 6, 30)], 2, 4)
+    assert model.flags, "evaluate_perplexity never calls the model."
+    assert not any(recording for recording, _ in model.flags), "The model is called inside autograd.record()."
+    assert not any(training for _, training in model.flags), "The model is called in training mode."
+
+
+@pytest.mark.check("evaluate_perplexity")
+def test_changes_nothing(student, rng):
+    """A model with parameters is measured right and has the same parameters afterwards."""
+    V, H, B, T = 7, 3, 1, 4
+    shapes = ((V, H), (H, H), (H,), (H, V), (V,))
+    params = [rng.normal(0, 0.5, shape).astype("float32") for shape in shapes]
+    student.stubs.set_toy(params)
+    model = student.keep(student.stubs.ref("make_toy_model"), True)
+    text = [int(i) for i in rng.integers(0, V, 5 * T + 1)]
+    target = student.ref("evaluate_perplexity")
+    found = student.stubs.judge_alone(target, helpers(), model, text, B, T, student.ctx)
+    for value, before in zip(student.stubs.read_params(model), params, strict=True):
+        assert_close(value, before, "A parameter, after evaluate_perplexity,", FORWARD)
+    inputs = oracle.to_onehot([text[:-1]], V)
+    scores, _ = oracle.recurrence(inputs, np.zeros((B, H)), params, oracle.linear)
+    expected = math.exp(oracle.nats(scores[:, 0], text[1:]).mean())
+    assert_close(as_number(found, "evaluate_perplexity(...)"), expected, "The perplexity", PERPLEXITY)
+
+
+### END HIDDEN TESTS
