@@ -1,7 +1,7 @@
 """Read an executed notebook into cells that are safe to show: text and PNG pictures, and not too much of it.
 
 The notebook comes out of the student's sandbox, so any part of it may be missing, huge or of the wrong type;
-what is not understood is left out. HTML, SVG, LaTeX, widgets and scripts are never shown, only their text/plain.
+what is not understood is left out. HTML, SVG, widgets and scripts are never shown, only their text/plain.
 """
 
 from __future__ import annotations

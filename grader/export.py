@@ -80,9 +80,7 @@ def gradescope_results(
         stdout_visibility=stdout_visibility,
         extra_data=_extra(grade),
         tests=tests,
-        leaderboard=[]
-        if value is None
-        else [{"name": "perplexity", "value": round(value, 4), "order": "asc"}],
+        leaderboard=[] if value is None else [{"name": "perplexity", "value": round(value, 4), "order": "asc"}],
     )
 
 
@@ -94,9 +92,7 @@ def ungraded_results(message: str, *, extra_data: Mapping[str, Any] | None = Non
     where a written score, even 0, would count.
     """
     said = one_line(message) or "A fault of the grader's kept this submission from being graded."
-    return _results(
-        [said, "This is no zero: nothing was lost, and staff can grade it again."], extra_data=extra_data
-    )
+    return _results([said, "This is no zero: nothing was lost, and staff can grade it again."], extra_data=extra_data)
 
 
 def write_results(path: Path, results: Mapping[str, Any]) -> None:
@@ -289,6 +285,4 @@ def _write(path: Path, text: str) -> None:
     except OSError as error:
         with suppress(OSError):
             beside.unlink()
-        raise InfrastructureError(
-            f"{path} could not be written ({error.strerror}): nothing was changed."
-        ) from error
+        raise InfrastructureError(f"{path} could not be written ({error.strerror}): nothing was changed.") from error

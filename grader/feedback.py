@@ -87,10 +87,7 @@ def feedback_html(
     items = [] if unknown else check_items(grade, checks)
     lines = [] if unknown else [_line(score) for score in grade.perplexities]
     measured = [
-        value
-        for line in lines
-        for value in (line.nats_per_char, line.ci_low, line.ci_high)
-        if value is not None
+        value for line in lines for value in (line.nats_per_char, line.ci_low, line.ci_high) if value is not None
     ]
     best = None if unknown else best_score(grade)
     return page(
@@ -114,10 +111,7 @@ def feedback_html(
 
 def _sections(items: Sequence[Item]) -> list[Section]:
     """Neighbours of one section together, in the order of the assignment."""
-    return [
-        Section(title=title, items=tuple(group))
-        for title, group in groupby(items, key=lambda item: item.section)
-    ]
+    return [Section(title=title, items=tuple(group)) for title, group in groupby(items, key=lambda item: item.section)]
 
 
 def _line(score: PerplexityScore) -> ModelLine:

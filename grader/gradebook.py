@@ -58,9 +58,7 @@ class Gradebook:
             InfrastructureError: locked for longer than `wait_s`, damaged, or the disk is full.
         """
         if not create and not path.exists():
-            raise UsageError(
-                f"There is no gradebook at {path}: grade first, or name the file that holds one."
-            )
+            raise UsageError(f"There is no gradebook at {path}: grade first, or name the file that holds one.")
         book = cls(path, _engine(path, wait_s))
         with _plain_faults(path):
             _use_wal(book._engine, wait_s)
@@ -200,9 +198,7 @@ def _use_wal(engine: sa.Engine, wait_s: float) -> None:
 
 def _migrations() -> Config:
     config = Config()
-    config.set_main_option(
-        "script_location", "grader:migrations"
-    )  # the folder beside this module, wherever installed
+    config.set_main_option("script_location", "grader:migrations")  # the folder beside this module, wherever installed
     config.set_main_option("path_separator", "os")
     return config
 

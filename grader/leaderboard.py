@@ -1,9 +1,9 @@
 """Rank the held-out perplexities of a course, with ties where the intervals say so; as CSV, table or page.
 
 Rule of the ranks: entries are ordered by nats/char of their best model. The first leads a group; every next
-entry whose 95 % interval overlaps the leader's shares its rank, the first that does not leads the next group and
-takes the rank of its place (1, 1, 3). An entry without an interval counts as a point. Baselines stand among the
-entries without a rank; who has no measured model stands at the end, with the status that says why.
+entry whose 95 % interval overlaps the leader's shares its rank, the first that does not leads the next group
+and takes the rank of its place (1, 1, 3). An entry without an interval counts as a point. Baselines stand among
+the entries without a rank; who has no measured model stands at the end, with the status that says why.
 """
 
 from __future__ import annotations
@@ -86,9 +86,7 @@ class Strip:
     median: float
 
 
-def rows(
-    grades: Iterable[Grade], baselines: Sequence[Baseline] = (), *, salt: str, names: bool = False
-) -> list[Row]:
+def rows(grades: Iterable[Grade], baselines: Sequence[Baseline] = (), *, salt: str, names: bool = False) -> list[Row]:
     """The leaderboard, best first.
 
     `salt` is the course's secret: with it a student id gives the same pseudonym every time, without it nobody
@@ -99,8 +97,7 @@ def rows(
     entries = [_row(grade, called[one], flags=names) for one, grade in by_id.items()]
     measured = _ranked([row for row in entries if row.nats_per_char is not None])
     measured += [
-        Row(rank=None, name=line.name, status="baseline", nats_per_char=line.nats_per_char)
-        for line in baselines
+        Row(rank=None, name=line.name, status="baseline", nats_per_char=line.nats_per_char) for line in baselines
     ]
     unmeasured = [row for row in entries if row.nats_per_char is None]
     return sorted(measured, key=_order) + sorted(unmeasured, key=lambda row: row.name)
@@ -161,10 +158,7 @@ def leaderboard_html(rows: Sequence[Row], *, assignment_title: str, updated_at: 
     """One page that needs nothing else: the ranking with its intervals, and every model's scores."""
     baselines = [(row.name, row.nats_per_char) for row in rows if row.is_baseline and row.nats_per_char]
     entries = [row for row in rows if not row.is_baseline]
-    axis = plot.axis(
-        [x for row in rows for x in (row.nats_per_char, row.ci_low, row.ci_high) if x is not None]
-        + [nats for row in entries for _, nats in row.scores]
-    )
+    best = [x for row in rows for x in (row.nats_per_char, row.ci_low, row.ci_high) if x is not None]
     models = list(dict.fromkeys(name for row in entries for name, _ in row.scores))
     strips = [_strip(model, entries) for model in models]
     return page(
@@ -175,7 +169,8 @@ def leaderboard_html(rows: Sequence[Row], *, assignment_title: str, updated_at: 
         measured=sum(row.rank is not None for row in rows),
         entries=len(entries),
         staff=any(row.flags is not None for row in rows),
-        axis=axis,
+        axis=plot.axis(best),
+        strip_axis=plot.axis([nats for row in entries for _, nats in row.scores]),
         baselines=baselines,
         strips=strips,
     )

@@ -39,23 +39,25 @@ def read_percent(path: Path) -> NotebookNode:
         raise AssignmentError(f"The master notebook {path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise AssignmentError(f"The master notebook {path} is not UTF-8 (byte {error.start}).") from error
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        parsed = jupytext.reads(text, fmt="py:percent")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            parsed = jupytext.reads(text, fmt="py:percent")
+    except nbformat.ValidationError as error:
+        reason = str(error.message).splitlines()[0]
+        raise AssignmentError(f"{path}: the header of a cell is not valid ({reason}).") from error
     nb = _notebook()
     seen: set[str] = set()
     for number, cell in enumerate(parsed.cells, 1):
         if "incorrectly_encoded_metadata" in cell.metadata:  # jupytext's word for a header it cannot read
-            raise AssignmentError(f"{path}: the header of cell {number} is malformed; write key=\"value\" pairs.")
+            raise AssignmentError(f'{path}: the header of cell {number} is malformed; write key="value" pairs.')
         wanted = cell.metadata.get("id", "")
         if wanted and not (isinstance(wanted, str) and _ID.fullmatch(wanted)):
             raise AssignmentError(
                 f"{path}: cell {number} has the id {wanted!r}; an id is at most 64 letters, digits, - and _."
             )
         if wanted in seen:
-            raise AssignmentError(
-                f"{path}: cell {number} has the id '{wanted}' of an earlier cell; rename one."
-            )
+            raise AssignmentError(f"{path}: cell {number} has the id '{wanted}' of an earlier cell; rename one.")
         if wanted:
             seen.add(wanted)
         nb.cells.append(_cell(cell.cell_type, cell.source, wanted, _without_volatile(cell.metadata)))
@@ -126,9 +128,7 @@ def _loads(data: bytes) -> dict[str, Any]:
             f"The file is not a notebook: it is not JSON ({error}); hand in the whole .ipynb file."
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("nbformat"), int):
-        raise SubmissionError(
-            "The file is JSON but not a notebook: hand in the .ipynb file that Jupyter saved."
-        )
+        raise SubmissionError("The file is JSON but not a notebook: hand in the .ipynb file that Jupyter saved.")
     return content
 
 
@@ -157,8 +157,7 @@ def _upgrade(content: dict[str, Any]) -> dict[str, Any]:
             cell.pop("id", None)  # a random one
     except (nbformat.ValidationError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise SubmissionError(
-            "The notebook is in the old format 3 and damaged: open it in a current Jupyter, save it, and "
-            "hand that in."
+            "The notebook is in the old format 3 and damaged: open it in a current Jupyter, save it, and hand that in."
         ) from error
     return upgraded
 
@@ -166,9 +165,7 @@ def _upgrade(content: dict[str, Any]) -> dict[str, Any]:
 def _rebuild(cells: object) -> NotebookNode:
     """A new notebook from what is well-formed in the cells; nothing else of the file is carried over."""
     if not isinstance(cells, list):
-        raise SubmissionError(
-            "The notebook has no list of cells: save it again from Jupyter, and hand that in."
-        )
+        raise SubmissionError("The notebook has no list of cells: save it again from Jupyter, and hand that in.")
     if len(cells) > MAX_CELLS:
         raise SubmissionError(f"The notebook has {len(cells):,} cells; at most {MAX_CELLS:,} are graded.")
     nb = _notebook()
@@ -181,9 +178,7 @@ def _rebuild(cells: object) -> NotebookNode:
                 f"Cell {number} of the notebook is damaged: save it again from Jupyter, and hand that in."
             )
         if re.search("[\ud800-\udfff]", source):
-            raise SubmissionError(
-                f"Cell {number} of the notebook holds a character that is not valid Unicode."
-            )
+            raise SubmissionError(f"Cell {number} of the notebook holds a character that is not valid Unicode.")
         cell = _cell(raw["cell_type"], source, raw.get("id"), _kept_metadata(raw))
         if cell.cell_type != "code" and (attachments := _kept_attachments(raw)):
             cell.attachments = _node(attachments)

@@ -20,9 +20,7 @@ from nbformat import NotebookNode
 from grader.errors import AssignmentError, UsageError
 from grader.notebook import read_percent, to_json
 
-MARKERS = {
-    f"### {edge} {kind}": (edge, kind) for edge in ("BEGIN", "END") for kind in ("SOLUTION", "HIDDEN TESTS")
-}
+MARKERS = {f"### {edge} {kind}": (edge, kind) for edge in ("BEGIN", "END") for kind in ("SOLUTION", "HIDDEN TESTS")}
 _LIKE_A_MARKER = re.compile(r"#\s*(BEGIN|END)[\s_-]+(SOLUTION|HIDDEN)", re.IGNORECASE)
 CODE_STUB = ("# YOUR CODE HERE", "raise NotImplementedError")
 TEXT_STUB = ("YOUR ANSWER HERE",)
@@ -76,9 +74,7 @@ def student_files(folder: Path) -> dict[Path, bytes]:
     try:
         texts = {Path("homework.ipynb"): to_json(nb)}
     except nbformat.ValidationError as error:
-        raise AssignmentError(
-            f"{master}: the released notebook would be invalid: {error.message}."
-        ) from error
+        raise AssignmentError(f"{master}: the released notebook would be invalid: {error.message}.") from error
     texts |= student_checks(folder / "checks")
     texts[Path("assignment.yaml")] = student_yaml(folder / "assignment.yaml")
     for name in ("README.md", "requirements.txt"):
@@ -106,9 +102,7 @@ def hide(source: str, where: str, secrets: list[Secret], stub: tuple[str, ...] =
         edge, kind = MARKERS.get(line.strip(), ("", ""))
         if not edge and _LIKE_A_MARKER.search(line):
             known = ", ".join(MARKERS)
-            raise AssignmentError(
-                f"{where}, line {number}: {line.strip()!r} is not one of the markers {known}."
-            )
+            raise AssignmentError(f"{where}, line {number}: {line.strip()!r} is not one of the markers {known}.")
         if edge == "BEGIN" and opened:
             raise AssignmentError(f"{where}, line {number}: a region begins within that of line {begun}.")
         if edge == "END" and kind != opened:
@@ -124,9 +118,7 @@ def hide(source: str, where: str, secrets: list[Secret], stub: tuple[str, ...] =
         elif not opened:
             shown.append(line)
     if opened:
-        raise AssignmentError(
-            f"{where}, line {begun}: BEGIN {opened} has no END {opened} before line {number + 1}."
-        )
+        raise AssignmentError(f"{where}, line {begun}: BEGIN {opened} has no END {opened} before line {number + 1}.")
     text = "\n".join(shown)
     return re.sub(r"\n\s*\n\s*\n\s*\n+", "\n\n\n", text).strip("\n") if removed else text
 

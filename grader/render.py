@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,7 @@ _ESCAPES = re.compile(
 )
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 # Controls but tab and newline; marks that turn the reading direction; lone surrogates, which are no UTF-8.
-_CONTROLS = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def plain(text: str, limit: int = 20_000) -> str:
@@ -69,6 +68,17 @@ def decimals(number: float | None, digits: int = 3) -> str:
     return f"{number:.{digits}f}" if abs(number) < 1e4 else f"{number:.2e}"
 
 
+def when(moment: str) -> str:
+    """An ISO 8601 time for people, in UTC; what is no such time as it is."""
+    try:
+        parsed = datetime.fromisoformat(moment.replace("Z", "+00:00"))
+    except ValueError:
+        return one_line(moment, 40)
+    if parsed.tzinfo is None:
+        return parsed.strftime("%Y-%m-%d %H:%M")
+    return parsed.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+
+
 def _ppl(nats_per_char: float | None) -> str:
     return decimals(perplexity(nats_per_char), 2)
 
@@ -92,5 +102,6 @@ def _environment() -> jinja2.Environment:
         "points": points,
         "decimals": decimals,
         "ppl": _ppl,
+        "when": when,
     }
     return environment

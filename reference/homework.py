@@ -12,24 +12,25 @@
 # A **character language model** reads a text one character at a time and says, before each character,
 # how likely every character of the alphabet is to come next. In this homework you will
 #
-# 1. build a recurrent network **from scratch**: one-hot inputs, the recurrence, gradient clipping, mini-batches,
-#    the training loop, and a function that lets the network write;
+# 1. build a recurrent network **from scratch**: one-hot inputs, the recurrence, gradient clipping,
+#    mini-batches, the training loop, and a function that lets the network write;
 # 2. build the same thing with **MXNet Gluon**;
 # 3. write a **perplexity calculator** and train an RNN, a GRU, an LSTM and a two-layer LSTM;
 # 4. compare them with an **N-gram MLP**, which sees a window of a few characters and has no memory;
 # 5. **report** perplexity on the text you trained on and on text you did not, and what each model costs;
 # 6. let the best one continue *But Brutus is an honorable man*.
 #
-# **How to work.** Fill in the cells that say `# YOUR CODE HERE`. Keep the names, the arguments and their order:
-# the grader calls your functions by name. After each definition there is a cell that checks shapes; those
-# checks are there to help you, passing them does not yet mean that the values are right.
+# **How to work.** Fill in the cells that say `# YOUR CODE HERE`. Keep the names, the arguments and their
+# order: the grader calls your functions by name. After each definition there is a cell that checks
+# shapes; those checks are there to help you, passing them does not yet mean that the values are right.
 # The cells run from top to bottom: *Kernel → Restart & Run All* must work before you hand in.
 #
-# **Shapes.** $B$ is the batch size, $T$ the number of time steps, $V$ the size of the alphabet, $H$ the number
-# of hidden units.
+# **Shapes.** $B$ is the batch size, $T$ the number of time steps, $V$ the size of the alphabet, $H$ the
+# number of hidden units.
 #
-# **What is graded.** Your functions, one by one, and how well your trained models predict text that nobody has seen:
-# the grader splits the plays afresh, runs your notebook, and measures the perplexity itself.
+# **What is graded.** Your functions, one by one, and how well your trained models predict text that
+# nobody has seen: the grader splits the plays afresh, runs your notebook, and measures the perplexity
+# itself.
 
 # %% [markdown] id="setup-text"
 # ## 0. Setup
@@ -85,23 +86,24 @@ ctx = try_gpu()
 # %% [markdown] id="profile-text"
 # ### The scale
 #
-# Every number that sets how long something takes stands in this one table. Training is measured in characters,
-# not in seconds, so that a run gives the same models on a slow machine as on a fast one. Change what you like.
+# Every number that sets how long something takes stands in this one table. Training is measured in
+# characters, not in seconds, so that a run gives the same models on a slow machine as on a fast one.
+# Change what you like.
 
 # %% id="profile"
 PROFILES = ("smoke", "cpu", "gpu")
 SCALE = {
     # setting          smoke     cpu        gpu          what it sets
-    "scratch_chars":  (160_000,  1_500_000, 4_000_000),   # text that the network from scratch reads
+    "scratch_chars":  (112_000,  1_500_000, 4_000_000),   # text that the network from scratch reads
     "scratch_epochs": (1,        1,         5),           # ... and how often
     "scratch_batch":  (64,       64,        64),
     "scratch_steps":  (8,        16,        32),
-    "rnn_chars":      (160_000,  4_400_000, 40_000_000),  # characters read in training, repeats included
-    "gru_chars":      (80_000,   4_400_000, 40_000_000),
-    "lstm_chars":     (80_000,   5_000_000, 80_000_000),
-    "lstm2_chars":    (40_000,   2_000_000, 80_000_000),
+    "rnn_chars":      (112_000,  4_400_000, 40_000_000),  # characters read in training, repeats included
+    "gru_chars":      (64_000,   4_400_000, 40_000_000),
+    "lstm_chars":     (52_000,   5_000_000, 80_000_000),
+    "lstm2_chars":    (26_000,   2_000_000, 80_000_000),
     "batch_size":     (32,       32,        64),
-    "num_steps":      (10,       50,        64),
+    "num_steps":      (8,        50,        64),
     "learning_rate":  (0.02,     0.005,     0.003),       # the highest; it falls to zero
     "ngram_n":        (4,        6,         8),           # characters of context
     "ngram_chars":    (100_000,  2_000_000, 20_000_000),
@@ -120,9 +122,10 @@ num_hiddens = 256
 # %% [markdown] id="data-text"
 # ### The text
 #
-# The plays of Shakespeare, already normalised: lower case letters and single spaces. `test.txt` comes from other
-# passages than `train.txt`. **Train on `train_indices` only**; `test_indices` is there to measure with.
-# (The alphabet is taken from both, so that no character of the test text lacks an index. It is all we take.)
+# The plays of Shakespeare, already normalised: lower case letters and single spaces. `test.txt` comes
+# from other passages than `train.txt`. **Train on `train_indices` only**; `test_indices` is there to
+# measure with. (The alphabet is taken from both, so that no character of the test text lacks an index.
+# It is all we take.)
 
 
 # %% id="data"
@@ -156,9 +159,9 @@ print("test begins: ", test_text[:60])
 #
 # ### 1.1 One-hot vectors
 #
-# The network reads vectors, not indices. Index $i$ becomes $\mathbf{e}_i \in \mathbb{R}^V$, all zeros but a one at
-# place $i$. A mini-batch $X \in \mathbb{N}^{B \times T}$ becomes a **list of $T$ arrays** of shape $[B, V]$: the
-# recurrence goes through time, so time comes first.
+# The network reads vectors, not indices. Index $i$ becomes $\mathbf{e}_i \in \mathbb{R}^V$, all zeros
+# but a one at place $i$. A mini-batch $X \in \mathbb{N}^{B \times T}$ becomes a **list of $T$ arrays**
+# of shape $[B, V]$: the recurrence goes through time, so time comes first.
 
 
 # %% id="onehot"
@@ -181,21 +184,19 @@ assert example[1].argmax(axis=1).asnumpy().tolist() == [1, 4], "time step 1 hold
 # $$W_{xh} \in \mathbb{R}^{V \times H},\quad W_{hh} \in \mathbb{R}^{H \times H},\quad b_h \in \mathbb{R}^{H},\quad
 #   W_{hq} \in \mathbb{R}^{H \times V},\quad b_q \in \mathbb{R}^{V}$$
 #
-# Draw the weights from $\mathcal{N}(0,\, 0.01^2)$, set the biases to zero, and attach gradients. Return the five in
-# this order. The function takes no arguments: it reads `vocab_size`, `num_hiddens` and `ctx` of the notebook.
+# Draw the weights from $\mathcal{N}(0,\, 0.01^2)$, set the biases to zero, and attach gradients. Return
+# the five in this order. The function takes no arguments: it reads `vocab_size`, `num_hiddens` and `ctx`
+# of the notebook.
 
 
 # %% id="params"
 def get_params():
     """The parameters [W_xh, W_hh, b_h, W_hq, b_q], on ctx, with gradients attached."""
     ### BEGIN SOLUTION
-    def normal(*shape):
-        return nd.random.normal(scale=0.01, shape=shape, ctx=ctx)
-
-    W_xh = normal(vocab_size, num_hiddens)
-    W_hh = normal(num_hiddens, num_hiddens)
+    W_xh = nd.random.normal(scale=0.01, shape=(vocab_size, num_hiddens), ctx=ctx)
+    W_hh = nd.random.normal(scale=0.01, shape=(num_hiddens, num_hiddens), ctx=ctx)
     b_h = nd.zeros(num_hiddens, ctx=ctx)
-    W_hq = normal(num_hiddens, vocab_size)
+    W_hq = nd.random.normal(scale=0.01, shape=(num_hiddens, vocab_size), ctx=ctx)
     b_q = nd.zeros(vocab_size, ctx=ctx)
     params = [W_xh, W_hh, b_h, W_hq, b_q]
     for param in params:
@@ -218,8 +219,8 @@ assert all(array.grad is not None for array in example), "gradients are attached
 # %% [markdown] id="state-text"
 # ### 1.3 The first state
 #
-# Before the first character the network knows nothing: $H_0 = 0 \in \mathbb{R}^{B \times H}$. Return a **tuple** with
-# one array; an LSTM will have two, and the code around it will not have to change.
+# Before the first character the network knows nothing: $H_0 = 0 \in \mathbb{R}^{B \times H}$. Return a
+# **tuple** with one array; an LSTM will have two, and the code around it will not have to change.
 
 
 # %% id="state"
@@ -232,15 +233,15 @@ def init_rnn_state(batch_size, num_hiddens, ctx):
 
 # %% id="state-check"
 example = init_rnn_state(3, 5, ctx)
-assert len(example) == 1 and example[0].shape == (3, 5), "a tuple with one array [B, H]"
+assert [array.shape for array in example] == [(3, 5)], "a tuple with one array [B, H]"
 
 # %% [markdown] id="rnn-text"
 # ### 1.4 The recurrence
 #
 # $$H_t = \tanh(X_t W_{xh} + H_{t-1} W_{hh} + b_h), \qquad O_t = H_t W_{hq} + b_q$$
 #
-# `inputs` is the list that `to_onehot` returns. Return the list of the $T$ outputs $O_t$ (scores, no softmax) and the
-# state after the last step, in the form in which you got it.
+# `inputs` is the list that `to_onehot` returns. Return the list of the $T$ outputs $O_t$ (scores, no
+# softmax) and the state after the last step, in the form in which you got it.
 
 
 # %% id="rnn"
@@ -270,18 +271,17 @@ assert example_state[0].shape == (2, num_hiddens), "the state keeps its shape"
 # %% [markdown] id="predict-text"
 # ### 1.5 Let it write
 #
-# Feed the prefix to the network character by character; this *warms up* the state, and the outputs are ignored. After
-# the whole prefix, take the most likely next character,
+# Feed the prefix to the network character by character; this *warms up* the state, and the outputs are
+# ignored. After the whole prefix, take the most likely next character,
 #
 # $$x_{t+1} = \operatorname*{arg\,max}_i \; (O_t)_i ,$$
 #
-# feed it back, and so on until `num_chars` characters have been written. Return prefix and continuation as one string.
+# feed it back, and so on until `num_chars` characters have been written. Return prefix and continuation
+# as one string.
 
 
 # %% id="predict"
-def predict_rnn(
-    prefix, num_chars, rnn, params, init_rnn_state, num_hiddens, vocab_size, ctx, idx_to_char, char_to_idx
-):
+def predict_rnn(prefix, num_chars, rnn, params, init_rnn_state, num_hiddens, vocab_size, ctx, idx_to_char, char_to_idx):
     """The prefix and the num_chars characters that the network thinks come next, as one string."""
     ### BEGIN SOLUTION
     state = init_rnn_state(1, num_hiddens, ctx)
@@ -300,17 +300,19 @@ example = predict_rnn(
     "brutus", 10, rnn, get_params(), init_rnn_state, num_hiddens, vocab_size, ctx, idx_to_char, char_to_idx
 )
 print(repr(example), "(a network that has learnt nothing yet)")
-assert len(example) == len("brutus") + 10 and example.startswith("brutus")
+assert example.startswith("brutus"), "the prefix comes first"
+assert len(example) == len("brutus") + 10, "then num_chars characters"
 
 # %% [markdown] id="clipping-text"
 # ### 1.6 Gradient clipping
 #
-# Through many time steps gradients can explode. Let $\mathbf{g}$ be **all gradients of all parameters** seen as one
-# long vector, with the one norm $\|\mathbf{g}\|$. Scale every gradient in place:
+# Through many time steps gradients can explode. Let $\mathbf{g}$ be **all gradients of all parameters**
+# seen as one long vector, with the one norm $\|\mathbf{g}\|$. Scale every gradient in place:
 #
 # $$\mathbf{g} \leftarrow \min\left(1, \frac{\theta}{\|\mathbf{g}\|}\right) \mathbf{g}$$
 #
-# The direction stays; only the length is limited. Clipping each array by its own norm would change the direction.
+# The direction stays; only the length is limited. Clipping each array by its own norm would change the
+# direction.
 
 
 # %% id="clipping"
@@ -329,9 +331,7 @@ def grad_clipping(params, theta, ctx):
 example = [nd.array([3.0], ctx=ctx), nd.array([4.0], ctx=ctx)]
 for array in example:
     array.attach_grad()
-with autograd.record():
-    half_squares = sum((array**2).sum() for array in example) / 2  # its gradient is the array itself
-half_squares.backward()
+    array.grad[:] = array  # as if `backward` had left 3 and 4 there
 grad_clipping(example, 10, ctx)
 assert [array.grad.asscalar() for array in example] == [3, 4], "a norm of 5 is below 10: nothing changes"
 grad_clipping(example, 2.5, ctx)
@@ -340,10 +340,11 @@ assert np.allclose([array.grad.asscalar() for array in example], [1.5, 2]), "a n
 # %% [markdown] id="random-text"
 # ### 1.7 Mini-batches at random
 #
-# Cut the text into windows of $T$ characters that do not overlap, shuffle the windows, and deal them out in batches.
-# $Y$ is $X$ shifted by one: at each place the character that comes next, so each window needs one character more than
-# it has. What does not fill a window or a batch is dropped. Each window comes once per epoch, in a new order each
-# time. Two windows that follow each other in a batch have nothing to do with each other: the state must start afresh.
+# Cut the text into windows of $T$ characters that do not overlap, shuffle the windows, and deal them out
+# in batches. $Y$ is $X$ shifted by one: at each place the character that comes next, so each window
+# needs one character more than it has. What does not fill a window or a batch is dropped. Each window
+# comes once per epoch, in a new order each time. Two windows that follow each other in a batch have
+# nothing to do with each other: the state must start afresh.
 
 
 # %% id="iter-random"
@@ -368,9 +369,9 @@ for example_X, example_Y in data_iter_random(list(range(30)), batch_size=2, num_
 # %% [markdown] id="consecutive-text"
 # ### 1.8 Mini-batches one after the other
 #
-# Now lay the text out in $B$ long rows and walk along them $T$ columns at a time: **row $i$ of a batch goes on where
-# row $i$ of the batch before it ended**. The state after one batch is then the right state to begin the next one
-# with, and the network can learn from further back than $T$ characters.
+# Now lay the text out in $B$ long rows and walk along them $T$ columns at a time: **row $i$ of a batch
+# goes on where row $i$ of the batch before it ended**. The state after one batch is then the right state
+# to begin the next one with, and the network can learn from further back than $T$ characters.
 
 
 # %% id="iter-consecutive"
@@ -398,27 +399,31 @@ assert (example_batches[1][0][:, 0] - example_batches[0][0][:, 5]).asnumpy().tol
 # %% [markdown] id="train-text"
 # ### 1.9 Training
 #
-# The loss is the mean cross-entropy over all $n = BT$ characters of a mini-batch,
-# $\ell = -\frac1n \sum \ln p(y)$. We report the **perplexity** of the epoch,
+# The loss is the mean cross-entropy over all $n = BT$ characters of a mini-batch, $\ell = -\frac1n \sum
+# \ln p(y)$. We report the **perplexity** of the epoch,
 #
 # $$\exp\Big(\frac1N \sum_{\text{epoch}} -\ln p(y)\Big),$$
 #
-# the number of equally likely characters among which the network is as uncertain as it is. 1 is perfect, $V = 27$ is
-# what guessing gives. `to_perplexity` is given: a network that has diverged has the perplexity $\infty$, not a crash.
+# the number of equally likely characters among which the network is as uncertain as it is. 1 is perfect,
+# $V = 27$ is what guessing gives. `to_perplexity` is given: a network that has diverged has the
+# perplexity $\infty$, not a crash.
 #
-# In each mini-batch: get the state; `record` outputs and loss; `backward`; clip; one step of SGD. About the state:
+# In each mini-batch: get the state; `record` outputs and loss; `backward`; clip; one step of SGD. About
+# the state:
 #
 # * **random** batches: a new state of zeros for *every mini-batch*;
-# * **consecutive** batches: a new state for *every epoch*. Within the epoch the state is carried on but **detached**, or
-#   the gradient would run back to the start of the epoch. In MXNet `NDArray.detach()` *returns a detached copy* and
-#   leaves the array as it was, so a line like `for s in state: s.detach()` does nothing at all: the result must be
-#   assigned, as in `H = H.detach()`.
+# * **consecutive** batches: a new state for *every epoch*. Within the epoch the state is carried on but
+#   **detached**, or the gradient would run back to the start of the epoch. In MXNet `NDArray.detach()`
+#   *returns a detached copy* and leaves the array as it was, so a line like `for s in state: s.detach()`
+#   does nothing at all: the result must be assigned, as in `H = H.detach()`.
 #
-# Mind the order of the rows: the outputs, one on top of the other, are ordered by time first, `Y` by batch first.
+# Mind the order of the rows: the outputs, one on top of the other, are ordered by time first, `Y` by
+# batch first.
 #
-# Print the perplexity, and what the network makes of each prefix (`pred_len` characters, there may be no prefixes),
-# every `pred_period` epochs. **Return** `(params, perplexities)`, one perplexity for each epoch. Use the arguments
-# `rnn`, `get_params`, `init_rnn_state`, not the notebook's functions of these names: others may be handed in.
+# Print the perplexity, and what the network makes of each prefix (`pred_len` characters, there may be no
+# prefixes), every `pred_period` epochs. **Return** `(params, perplexities)`, one perplexity for each
+# epoch. Use the arguments `rnn`, `get_params`, `init_rnn_state`, not the notebook's functions of these
+# names: others may be handed in.
 
 
 # %% id="train-given"
@@ -427,9 +432,9 @@ def to_perplexity(nats_per_char):
     return math.exp(nats_per_char) if nats_per_char < 700 else math.inf
 
 
-def sgd(params, lr):
+def sgd(parameters, lr):
     """One step of gradient descent, in place. The loss is a mean already, so nothing is divided here."""
-    for weight in params:
+    for weight in parameters:
         weight[:] = weight - lr * weight.grad
 
 
@@ -466,8 +471,7 @@ def train_and_predict_rnn(
         for X, Y in data_iter(corpus_indices, batch_size, num_steps, ctx):
             if is_random_iter:
                 state = init_rnn_state(batch_size, num_hiddens, ctx)
-            else:
-                state = tuple(s.detach() for s in state)
+            state = tuple(s.detach() for s in state)
             with autograd.record():
                 outputs, state = rnn(to_onehot(X, vocab_size), state, params)
                 y = Y.T.reshape((-1,))
@@ -481,43 +485,52 @@ def train_and_predict_rnn(
         if epoch % pred_period == 0:
             print(f"epoch {epoch}, perplexity {perplexities[-1]:.3f}, {time.time() - start:.1f} s")
             for prefix in prefixes:
-                written = predict_rnn(
-                    prefix, pred_len, rnn, params, init_rnn_state, num_hiddens, vocab_size, ctx, idx_to_char, char_to_idx
-                )  # fmt: skip
+                model = (rnn, params, init_rnn_state, num_hiddens, vocab_size, ctx)
+                written = predict_rnn(prefix, pred_len, *model, idx_to_char, char_to_idx)
                 print(" -", written)
     return params, perplexities
     ### END SOLUTION
 
 
 # %% id="train-check"
+example_settings = {"num_epochs": 2, "num_steps": 10, "lr": 1.0, "clipping_theta": 1.0, "batch_size": 4}
+example_settings |= {"pred_period": 2, "pred_len": 10, "prefixes": ["brutus"]}
 for example_is_random in (True, False):
     example_params, example_perplexities = train_and_predict_rnn(
-        rnn, get_params, init_rnn_state, num_hiddens, vocab_size, ctx, train_indices[:300], idx_to_char, char_to_idx,
-        example_is_random, 2, 10, 1.0, 1.0, 4, 2, 10, ["brutus"],
-    )  # fmt: skip
-    assert len(example_params) == 5 and len(example_perplexities) == 2, "(params, a perplexity for each epoch)"
+        *(rnn, get_params, init_rnn_state, num_hiddens, vocab_size, ctx),
+        *(train_indices[:300], idx_to_char, char_to_idx, example_is_random),
+        **example_settings,
+    )
+    assert len(example_params) == 5, "first the parameters"
+    assert len(example_perplexities) == 2, "then a perplexity for each epoch"
 
 # %% [markdown] id="scratch-text"
 # ### 1.10 Train the network from scratch
 #
-# Train with `train_and_predict_rnn` on consecutive batches of the training text (how much of it, `scale` says) and
-# keep the parameters in `scratch_params`: the grader evaluates them together with your `rnn`. Clipping makes large
-# learning rates possible: a step is never longer than $\eta\,\theta$, and it is this product that counts.
-# What happens with random batches? Try both, on a little text, for the same number of epochs.
+# Train with `train_and_predict_rnn` on consecutive batches of the training text (how much of it, `scale`
+# says) and keep the parameters in `scratch_params`: the grader evaluates them together with your `rnn`.
+# Clipping makes large learning rates possible: a step is never longer than $\eta\,\theta$, and it is
+# this product that counts. What happens with random batches? Try both, on a little text, for the same
+# number of epochs.
 
 # %% id="scratch"
 ### BEGIN SOLUTION
-scratch_arguments = (rnn, get_params, init_rnn_state, num_hiddens, vocab_size, ctx)
-print("random batches, for comparison")
-_, random_curve = train_and_predict_rnn(
-    *scratch_arguments, train_indices[: scale["demo_chars"]], idx_to_char, char_to_idx,
-    True, 1, scale["scratch_steps"], 1.0, 1.0, 16, 1, 30, ["brutus "],
-)  # fmt: skip
-print("consecutive batches, for good")
+the_network = (rnn, get_params, init_rnn_state, num_hiddens, vocab_size, ctx)
+recipe = {"num_steps": scale["scratch_steps"], "lr": 8.0, "clipping_theta": 0.2, "pred_period": 1}
+recipe |= {"pred_len": 60, "prefixes": ["brutus ", "the "]}
+
+little_text = train_indices[: scale["demo_chars"]]
+for is_random_iter in (True, False):
+    print("a little text,", "random batches:" if is_random_iter else "consecutive batches:")
+    _ = train_and_predict_rnn(
+        *the_network, little_text, idx_to_char, char_to_idx, is_random_iter, 2, batch_size=16, **recipe
+    )
+
+print("more text, consecutive batches:")
 scratch_params, scratch_curve = train_and_predict_rnn(
-    *scratch_arguments, train_indices[: scale["scratch_chars"]], idx_to_char, char_to_idx,
-    False, scale["scratch_epochs"], scale["scratch_steps"], 8.0, 0.2, scale["scratch_batch"], 1, 60, ["brutus ", "the "],
-)  # fmt: skip
+    *(*the_network, train_indices[: scale["scratch_chars"]], idx_to_char, char_to_idx, False),
+    **{"num_epochs": scale["scratch_epochs"], "batch_size": scale["scratch_batch"], **recipe},
+)
 ### END SOLUTION
 
 # %% id="scratch-check"
@@ -529,11 +542,13 @@ assert all(np.isfinite(array.asnumpy()).all() for array in scratch_params), "tra
 #
 # ### 2.1 The model
 #
-# `gluon.rnn` has the recurrent layers: `RNN`, `GRU`, `LSTM`, with one layer or several. They want $[T, B, V]$ and return
-# all hidden states $[T, B, H]$ together with the new state. `RNNModel` puts the one-hot encoding before such a
-# layer and one dense layer behind it, which maps each hidden state to $V$ scores:
+# `gluon.rnn` has the recurrent layers: `RNN`, `GRU`, `LSTM`, with one layer or several. They want $[T,
+# B, V]$ and return all hidden states $[T, B, H]$ together with the new state. `RNNModel` puts the
+# one-hot encoding before such a layer and one dense layer behind it, which maps each hidden state to $V$
+# scores:
 #
-# `forward(inputs [B, T], state) -> (output [T·B, V], state)`, and `begin_state(batch_size=..., ctx=...)` for the first state.
+# `forward(inputs [B, T], state) -> (output [T·B, V], state)`, and `begin_state(batch_size=..., ctx=...)`
+# for the first state.
 
 
 # %% id="gluon-model"
@@ -574,7 +589,8 @@ assert len(example_state) == 2, "an LSTM carries two arrays"
 # %% [markdown] id="gluon-predict-text"
 # ### 2.2 Let it write
 #
-# The same as `predict_rnn`, for a block: warm up on the whole prefix, then take the most likely character each time.
+# The same as `predict_rnn`, for a block: warm up on the whole prefix, then take the most likely
+# character each time.
 
 
 # %% id="gluon-predict"
@@ -594,15 +610,17 @@ def predict_rnn_gluon(prefix, num_chars, model, vocab_size, ctx, idx_to_char, ch
 # %% id="gluon-predict-check"
 example_text = predict_rnn_gluon("brutus", 10, example, vocab_size, ctx, idx_to_char, char_to_idx)
 print(repr(example_text))
-assert len(example_text) == 6 + 10 and example_text.startswith("brutus")
+assert example_text.startswith("brutus"), "the prefix comes first"
+assert len(example_text) == len("brutus") + 10, "then num_chars characters"
 
 # %% [markdown] id="gluon-train-text"
 # ### 2.3 Training
 #
-# The same loop for a block, with consecutive batches only. Initialise the model **afresh** (`force_reinit=True`, from
-# $\mathcal{N}(0, 0.01^2)$), so that calling the function twice trains two models and not one model twice. Step with
-# `gluon.Trainer(..., "sgd", {"learning_rate": lr, "momentum": 0, "wd": 0})`. Your `grad_clipping` takes
-# `[p.data() for p in model.collect_params().values()]`. **Return** the list of perplexities, one for each epoch.
+# The same loop for a block, with consecutive batches only. Initialise the model **afresh**
+# (`force_reinit=True`, from $\mathcal{N}(0, 0.01^2)$), so that calling the function twice trains two
+# models and not one model twice. Step with `gluon.Trainer(..., "sgd", {"learning_rate": lr, "momentum":
+# 0, "wd": 0})`. Your `grad_clipping` takes `[p.data() for p in model.collect_params().values()]`.
+# **Return** the list of perplexities, one for each epoch.
 
 
 # %% id="gluon-train"
@@ -648,16 +666,17 @@ def train_and_predict_rnn_gluon(
         if epoch % pred_period == 0:
             print(f"epoch {epoch}, perplexity {perplexities[-1]:.3f}, {time.time() - start:.1f} s")
             for prefix in prefixes:
-                print(" -", predict_rnn_gluon(prefix, pred_len, model, vocab_size, ctx, idx_to_char, char_to_idx))
+                written = predict_rnn_gluon(prefix, pred_len, model, vocab_size, ctx, idx_to_char, char_to_idx)
+                print(" -", written)
     return perplexities
     ### END SOLUTION
 
 
 # %% id="gluon-train-check"
 example_perplexities = train_and_predict_rnn_gluon(
-    example, num_hiddens, vocab_size, ctx, train_indices[: scale["demo_chars"]], idx_to_char, char_to_idx,
-    2, 25, 1.0, 1.0, 16, 1, 20, ["brutus"],
-)  # fmt: skip
+    *(example, num_hiddens, vocab_size, ctx, train_indices[:300], idx_to_char, char_to_idx),
+    **example_settings,
+)
 assert len(example_perplexities) == 2, "a perplexity for each epoch"
 
 # %% [markdown] id="evaluate-text"
@@ -667,12 +686,12 @@ assert len(example_perplexities) == 2, "a perplexity for each epoch"
 #
 # $$\operatorname{ppl}(x_{1:N}) = \exp\Big(-\frac1N \sum_{t} \ln p(x_t \mid x_{<t})\Big)$$
 #
-# Measuring is not training: record no gradient, change no parameter. Walk along the text in consecutive batches and
-# **carry the state**, so that $x_{<t}$ is the whole past and not only a window. Add up in double precision: a float32
-# that has grown large no longer notices a small term.
+# Measuring is not training: record no gradient, change no parameter. Walk along the text in consecutive
+# batches and **carry the state**, so that $x_{<t}$ is the whole past and not only a window. Add up in
+# double precision: a float32 that has grown large no longer notices a small term.
 #
-# The function must take anything that has `begin_state(batch_size=..., ctx=...)` and can be called as
-# `output, state = model(X, state)`, and with `ScratchModel` (given) your own network is such a thing.
+# The function must take anything that has `begin_state(batch_size=..., ctx=...)` and that, called with `X` and
+# a state, returns the scores and the new state. With `ScratchModel` (given) your own network is such a thing.
 
 
 # %% id="evaluate-given"
@@ -718,10 +737,11 @@ assert scratch_example < example
 # %% [markdown] id="recipe-text"
 # ### 3.2 A better recipe
 #
-# Plain SGD is slow. You may train the Gluon models in whatever way you like, as long as it is on `train_indices`
-# only. Write your recipe here. What helps most: Adam, a learning rate that rises quickly and then falls to zero, larger
-# initial weights than 0.01, and mini-batches small enough that there are many updates. `max_seconds` is a safety line: stop
-# early rather than leave the models behind it untrained.
+# Plain SGD is slow. You may train the Gluon models in whatever way you like, as long as it is on
+# `train_indices` only. Write your recipe here. What helps most: Adam, a learning rate that rises quickly
+# and then falls to zero, larger initial weights than 0.01, and mini-batches small enough that there are
+# many updates. `max_seconds` is a safety line: stop early rather than leave the models behind it
+# untrained.
 
 
 # %% id="recipe"
@@ -737,7 +757,7 @@ def train_model(model, indices, num_chars, batch_size, num_steps, lr, clipping_t
     num_updates = max(1, num_chars // (batch_size * num_steps))
     deadline = time.monotonic() + max_seconds
     curve, l_sum, n, update = [], 0.0, 0, 0
-    while update < num_updates and time.monotonic() < deadline:
+    while update < num_updates and (update == 0 or time.monotonic() < deadline):
         state = model.begin_state(batch_size=batch_size, ctx=ctx)
         for X, Y in data_iter_consecutive(indices, batch_size, num_steps, ctx):
             state = [s.detach() for s in state]
@@ -755,6 +775,8 @@ def train_model(model, indices, num_chars, batch_size, num_steps, lr, clipping_t
                 l_sum, n = 0.0, 0
             if update == num_updates or time.monotonic() > deadline:
                 break
+    if n > 0:
+        curve.append((update * batch_size * num_steps, to_perplexity(l_sum / n)))
     return curve
     ### END SOLUTION
 
@@ -762,8 +784,9 @@ def train_model(model, indices, num_chars, batch_size, num_steps, lr, clipping_t
 # %% [markdown] id="models-text"
 # ### 3.3 Train the four models
 #
-# Make `models`, a dict of four trained `RNNModel`s with `num_hiddens` = 256 units: `"rnn"`, `"gru"`, `"lstm"`, and
-# `"lstm2"`, an LSTM with two layers. Lower perplexity on unseen text is better, and is graded.
+# Make `models`, a dict of four trained `RNNModel`s with `num_hiddens` = 256 units: `"rnn"`, `"gru"`,
+# `"lstm"`, and `"lstm2"`, an LSTM with two layers. Lower perplexity on unseen text is better, and is
+# graded.
 
 # %% id="models"
 ### BEGIN SOLUTION
@@ -774,15 +797,15 @@ layers = {
     "lstm2": gluon.rnn.LSTM(num_hiddens, num_layers=2),
 }
 shares = {"rnn": 1, "gru": 3, "lstm": 3, "lstm2": 5}  # of the time, if it is limited
+caution = {"lstm2": 0.6}  # the deeper network wants smaller steps
 models, curves = {}, {}
 for name, layer in layers.items():
     share = shares[name] / sum(shares[other] for other in layers if other not in models)
     models[name] = RNNModel(layer, vocab_size)
+    settings = (scale["batch_size"], scale["num_steps"], scale["learning_rate"] * caution.get(name, 1), 1.0)
+    max_seconds = 0.9 * share * time_left()
     start = time.process_time()
-    curves[name] = train_model(
-        models[name], train_indices, scale[f"{name}_chars"], scale["batch_size"], scale["num_steps"],
-        scale["learning_rate"], 1.0, max_seconds=0.9 * share * time_left(),
-    )  # fmt: skip
+    curves[name] = train_model(models[name], train_indices, scale[f"{name}_chars"], *settings, max_seconds=max_seconds)
     print(f"{name:6} perplexity in training {curves[name][-1][1]:.2f}, {time.process_time() - start:.1f} s")
 ### END SOLUTION
 
@@ -798,8 +821,8 @@ for example_name, example in models.items():
 # ### 4.1 Context and next character
 #
 # How far does one get without memory? An N-gram model sees the last $n$ characters and nothing else:
-# $p(x_t \mid x_{t-n}, \dots, x_{t-1})$. From a text of $L$ characters make all $N = L - n$ examples: `X` $[N, n]$ holds
-# the context, in the order of the text, and `y` $[N]$ the character that follows it.
+# $p(x_t \mid x_{t-n}, \dots, x_{t-1})$. From a text of $L$ characters make all $N = L - n$ examples: `X`
+# $[N, n]$ holds the context, in the order of the text, and `y` $[N]$ the character that follows it.
 
 
 # %% id="ngram-pairs"
@@ -814,14 +837,17 @@ def ngram_pairs(indices, n):
 
 # %% id="ngram-pairs-check"
 example_X, example_Y = ngram_pairs([5, 6, 7, 8, 9], 3)
-assert example_X.shape == (2, 3) and example_Y.shape == (2,)
-assert example_X[0].asnumpy().tolist() == [5, 6, 7] and example_Y[0].asscalar() == 8
+assert example_X.shape == (2, 3), "N examples of n characters"
+assert example_Y.shape == (2,), "and what follows each"
+assert [*example_X[0].asnumpy(), example_Y[0].asscalar()] == [5, 6, 7, 8]
 
 # %% [markdown] id="encodings-text"
 # ### 4.2 Two encodings
 #
-# * **sequential**: the one-hot vectors of the $n$ characters one after the other, $[N, nV]$: what stands where;
-# * **bag**: how often each character occurs in the context, whatever its place, $[N, V]$: the sum of the one-hots.
+# * **sequential**: the one-hot vectors of the $n$ characters one after the other, $[N, nV]$: what stands
+#   where;
+# * **bag**: how often each character occurs in the context, whatever its place, $[N, V]$: the sum of the
+#   one-hots.
 
 
 # %% id="encodings"
@@ -881,8 +907,8 @@ assert example(nd.zeros((5, 3 * vocab_size), ctx=ctx)).shape == (5, vocab_size)
 # %% [markdown] id="ngram-train-text"
 # ### 4.4 Train it, once with each encoding
 #
-# Keep the two trained models in a dict `ngram_models` under the names `"ngram_sequential"` and `"ngram_bag"`; the
-# report below needs their perplexities on train and test text.
+# Keep the two trained models in a dict `ngram_models` under the names `"ngram_sequential"` and
+# `"ngram_bag"`; the report below needs their perplexities on train and test text.
 
 # %% id="ngram-train"
 ### BEGIN SOLUTION
@@ -932,8 +958,8 @@ assert all(isinstance(example, NGramMLP) for example in ngram_models.values())
 # %% [markdown] id="report-text"
 # ## 5. The report
 #
-# Make `report`, a dict with one entry for each of `scratch`, `rnn`, `gru`, `lstm`, `lstm2`, `ngram_sequential` and
-# `ngram_bag`, each a dict of four numbers:
+# Make `report`, a dict with one entry for each of `scratch`, `rnn`, `gru`, `lstm`, `lstm2`,
+# `ngram_sequential` and `ngram_bag`, each a dict of four numbers:
 #
 # | key | meaning |
 # |---|---|
@@ -942,14 +968,14 @@ assert all(isinstance(example, NGramMLP) for example in ngram_models.values())
 # | `num_weights` | how many numbers were learnt, biases included |
 # | `num_operations` | multiply-adds to read one character and score the next (forward only) |
 #
-# **Counting operations.** In $\mathbf{x}W$ each entry of $W$ is multiplied and added exactly once for each character, so the
-# count is the total size of the weight *matrices*. Take the products as they stand (a one-hot input counts in full, and
-# the additions of biases and the gates' element-wise products are left out). For the RNN that is $VH + H^2 + HV$;
-# a GRU has three such recurrences, an LSTM four.
+# **Counting operations.** In $\mathbf{x}W$ each entry of $W$ is multiplied and added exactly once for
+# each character, so the count is the total size of the weight *matrices*. Take the products as they
+# stand (a one-hot input counts in full, and the additions of biases and the gates' element-wise products
+# are left out). For the RNN that is $VH + H^2 + HV$; a GRU has three such recurrences, an LSTM four.
 #
-# Then print a table, and draw the curves. Which model is best on the test text? How far is it from its own training
-# perplexity, and what does that say about training longer? What does each model pay, in weights and operations, for
-# what it gains, and what does the bag lose by forgetting the order?
+# Then print a table, and draw the curves. Which model is best on the test text? How far is it from its
+# own training perplexity, and what does that say about training longer? What does each model pay, in
+# weights and operations, for what it gains, and what does the bag lose by forgetting the order?
 
 # %% id="report"
 ### BEGIN SOLUTION
@@ -981,12 +1007,12 @@ for name, mlp in ngram_models.items():
         "num_operations": operations,
     }
 
-print(f"{'model':17} {'train':>7} {'test':>7} {'test-train':>10} {'nats/char':>9} {'weights':>9} {'operations':>10}")
+print("model              train    test  test-train  nats/char    weights  operations")
 for name, row in sorted(report.items(), key=lambda item: item[1]["test_perplexity"]):
     train, test = row["train_perplexity"], row["test_perplexity"]
     print(
-        f"{name:17} {train:7.3f} {test:7.3f} {test - train:10.3f} {math.log(test):9.3f}"
-        f" {row['num_weights']:9,} {row['num_operations']:10,}"
+        f"{name:16} {train:7.3f} {test:7.3f} {test - train:11.3f} {math.log(test):10.3f}"
+        f" {row['num_weights']:10,} {row['num_operations']:11,}"
     )
 
 figure, axes = plt.subplots(figsize=(6, 3))
@@ -999,14 +1025,15 @@ axes.legend()
 # %% id="report-check"
 for example_name in ("scratch", *models, *ngram_models):
     print(example_name, {key: round(float(value), 3) for key, value in report[example_name].items()})
-    assert set(report[example_name]) >= {"train_perplexity", "test_perplexity", "num_weights", "num_operations"}
+    assert {"train_perplexity", "test_perplexity"} <= set(report[example_name])
+    assert {"num_weights", "num_operations"} <= set(report[example_name])
     assert 1 <= report[example_name]["test_perplexity"] < vocab_size, "better than guessing"
 
 # %% [markdown] id="sample-text"
 # ## 6. But Brutus is an honorable man
 #
-# Let your best model continue Mark Antony's speech: put into `sample_text` the prefix, normalised as the text is
-# (`but brutus is an honorable man`), followed by **200 characters** from `predict_rnn_gluon`.
+# Let your best model continue Mark Antony's speech: put into `sample_text` the prefix, normalised as the
+# text is (`but brutus is an honorable man`), followed by **200 characters** from `predict_rnn_gluon`.
 # Always taking the likeliest character soon goes in circles. Why? What would you do instead?
 
 # %% id="sample"

@@ -97,7 +97,9 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """End the sandbox; nothing of it is left."""
+        """End the sandbox; nothing of it is left. Closing twice is no error."""
+        if self._closed.is_set():
+            return
         self._closed.set()
         self._watcher.join()
         self._sealed.close()

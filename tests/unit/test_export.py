@@ -170,9 +170,7 @@ def test_no_score_no_number() -> None:
 
 def test_an_unmeasured_model_gives_no_leaderboard_entry() -> None:
     """Without a measured model there is no perplexity to rank by, and the test says why."""
-    score = PerplexityScore(
-        model="rnn", outcome=Outcome.NOT_RUN, points=0.0, max_points=4.0, message="No time."
-    )
+    score = PerplexityScore(model="rnn", outcome=Outcome.NOT_RUN, points=0.0, max_points=4.0, message="No time.")
     results = gradescope_results(a_grade(perplexities=(score,)), CHECKS)
     assert_gradescope(results)
     assert "leaderboard" not in results

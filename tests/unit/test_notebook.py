@@ -95,6 +95,7 @@ def test_master_reads_the_same_each_time(master: Path) -> None:
         ('id="code"', 'id="intro"', "cell 2 has the id 'intro' of an earlier cell"),
         ('id="code"', 'id="two words"', "'two words'"),
         ('id="code"', "id=[1]", "at most 64"),
+        ('tags=["keep"]', 'tags="keep"', "header of a cell is not valid"),
         ('id="code"', "id=", "header of cell 2 is malformed"),
     ],
 )
@@ -277,9 +278,7 @@ json_values = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(
-                ["cells", "nbformat", "cell_type", "source", "metadata", "tags", "id", "worksheets"]
-            ),
+            st.sampled_from(["cells", "nbformat", "cell_type", "source", "metadata", "tags", "id", "worksheets"]),
             inner,
             max_size=5,
         )

@@ -1,0 +1,238 @@
+"""What every sandbox must do: keep its promises, tell outcomes apart, leave nothing behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from grader.errors import SandboxUnavailable
+from grader.sandbox import launch
+from grader.sandbox.bridge import Handle, Session, SessionOver, Student, StudentError
+from grader.sandbox.selftest import PROMISES, prove, require
+from grader.types import Outcome
+from tests.conftest import LIMITS, notebook_of
+
+Start = Callable[..., Session]
+
+
+def test_the_canary_fails_at_everything_forbidden(tier: str) -> None:
+    """The self-test, run for real, finds every promise kept by this machine's sandbox."""
+    assert prove(tier) == dict.fromkeys(PROMISES, True)
+
+
+def test_an_ordinary_user_gets_the_same_promises() -> None:
+    """Started by an ordinary user, who has no uid to drop, the sandbox keeps the same promises."""
+    code = "from grader.sandbox.selftest import prove; import sys; sys.exit(not all(prove('bubblewrap').values()))"
+    command = [sys.executable, "-B", "-c", code]
+    if os.geteuid() == 0:
+        command = as_ordinary_user(command)
+    assert subprocess.run(command, cwd="/", env={"PATH": os.environ["PATH"]}).returncode == 0
+
+
+def as_ordinary_user(command: list[str]) -> list[str]:
+    """The command, run by uid 1234, who is given a view of the interpreter and of this repository.
+
+    Both may lie in a closed home: in a private mount namespace they are bound again above an open, empty folder.
+    """
+    script = ["set -e", "mount -t tmpfs -o mode=0755 tmpfs /mnt"]
+    paths = [sys.base_prefix, str(Path(__file__).parents[2])]
+    script += [f"mkdir /mnt/{i}; mount --bind {path} /mnt/{i}" for i, path in enumerate(paths)]
+    closed = {parent for path in paths for parent in Path(path).parents if not parent.stat().st_mode & 0o001}
+    tops = [folder for folder in closed if not closed & set(folder.parents)]
+    script += [f"mount -t tmpfs -o mode=0755 tmpfs {folder}" for folder in tops]
+    for i, path in enumerate(paths):
+        if any(folder in Path(path).parents for folder in tops):
+            script.append(f"mkdir -p {path}; mount --bind /mnt/{i} {path}")
+    script.append('exec setpriv --reuid 1234 --regid 1234 --clear-groups "$@"')
+    return ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", "\n".join(script), "sh", *command]
+
+
+def test_a_sandbox_that_breaks_a_promise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one promise broken there is no grading, and the sentence names the promise."""
+    monkeypatch.setattr("grader.sandbox.selftest.prove", lambda tier: {name: name != "no_network" for name in PROMISES})
+    with pytest.raises(SandboxUnavailable, match="no host socket can be reached"):
+        require("bubblewrap")
+
+
+def test_without_bubblewrap_there_is_no_grading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No sandbox, no grading, and the sentence says what to install; only by name does it go on without."""
+    monkeypatch.setattr(launch.shutil, "which", lambda _: None)
+    with pytest.raises(SandboxUnavailable, match="install the package bubblewrap"):
+        launch.pick_tier()
+    assert launch.pick_tier(allow_unsandboxed=True) == "none"
+
+
+def test_a_sandbox_that_does_not_come_up_is_our_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the command fails, the error is an infrastructure error that quotes what the command said."""
+    monkeypatch.setattr(launch, "_command", lambda *_: ["sh", "-c", "echo no namespaces here >&2; exit 1"])
+    with Session(notebook=notebook_of(), files={}, environment={}, limits=LIMITS, tier="bubblewrap") as session:  # noqa: SIM117
+        with pytest.raises(SandboxUnavailable, match="no namespaces here"):
+            session.execute()
+
+
+def test_values_cross_both_ways(start: Start) -> None:
+    """Arrays arrive as NDArrays and come back as numpy, tuples and keys keep their kind, objects stay as handles."""
+    session = start(
+        "from mxnet import nd",
+        "def double(x): return [2 * x, (1, 'a'), {0: x.shape}] if isinstance(x, nd.NDArray) else None\n"
+        "class Model:\n    def area(self, x): return x * 3\nmodel = Model()",
+    )
+    assert session.execute().outcome is Outcome.PASSED
+    student = Student(session, "def area(model, x): return model.area(x)")
+    doubled, pair, shapes = student.double(np.ones((2, 3), np.float32))
+    np.testing.assert_array_equal(doubled, np.full((2, 3), 2, np.float32))
+    assert (pair, shapes) == ((1, "a"), {0: (2, 3)})
+    model = student.get("model")
+    assert isinstance(model, Handle)
+    assert model.type_name == "Model"
+    assert student.stubs.area(model, 5) == 15
+    assert student.stubs.area(student.ref("model"), 5) == 15
+
+
+def test_a_callback_runs_in_the_graders_process(start: Start) -> None:
+    """A function passed to student code is called over here, and its refusal ends the call there."""
+    session = start("def apply(f, x): return [f(x + i) for i in range(3)]")
+    session.execute()
+    student, seen = Student(session, ""), []
+    assert student.apply(lambda x: seen.append(x) or x * 10, 1) == [10, 20, 30]
+    assert seen == [1, 2, 3]
+
+    def refuse(x: int) -> None:
+        raise AssertionError("not like this")
+
+    with pytest.raises(AssertionError, match="not like this"):
+        student.apply(refuse, 1)
+    assert student.apply(lambda x: x, 1) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("source", "outcome"),
+    [
+        ("def f(): return undefined", Outcome.RAISED),
+        ("def f(): raise NotImplementedError", Outcome.MISSING),
+        ("g = 1", Outcome.MISSING),
+        ("def f():\n    while True: pass", Outcome.TIMED_OUT),
+        ("def f(): raise SystemExit", Outcome.RAISED),
+        ("def f(): raise KeyboardInterrupt", Outcome.RAISED),
+        ("def f(): return [bytearray(10**8) for _ in range(40)]", Outcome.MEMORY_EXCEEDED),
+    ],
+    ids=["raises", "stub", "missing", "endless", "exits", "interrupts", "memory"],
+)
+def test_what_a_call_does_wrong_is_its_outcome_and_the_next_call_works(
+    start: Start, source: str, outcome: Outcome
+) -> None:
+    """Each fault of a function has an outcome of its own, and costs only the call it happened in."""
+    session = start(f"{source}\ndef ok(): return 1")
+    session.execute()
+    student = Student(session, "")
+    with pytest.raises(StudentError) as caught:
+        student.f()
+    assert caught.value.outcome is outcome
+    assert student.ok() == 1
+
+
+def test_a_function_that_ends_the_process_ends_the_session(start: Start) -> None:
+    """os._exit in a function under test is KERNEL_DIED, now and for every later call."""
+    session = start("import os\ndef f(): os._exit(0)")
+    session.execute()
+    student = Student(session, "")
+    for _ in range(2):
+        with pytest.raises(SessionOver) as caught:
+            student.f()
+        assert caught.value.outcome is Outcome.KERNEL_DIED
+
+
+def test_a_call_stuck_in_native_code_ends_the_session_in_time(start: Start) -> None:
+    """What cannot be interrupted is given up after the limit and the grace, as TIMED_OUT."""
+    session = start(
+        "import signal, time\ndef f():\n    signal.signal(signal.SIGINT, signal.SIG_IGN)\n    time.sleep(99)"
+    )
+    session.execute()
+    with pytest.raises(SessionOver) as caught:
+        Student(session, "").f()
+    assert caught.value.outcome is Outcome.TIMED_OUT
+
+
+@pytest.mark.parametrize(
+    ("cell", "outcome"),
+    [
+        ("1 / 0", Outcome.RAISED),
+        ("def f(:", Outcome.RAISED),
+        ("import os; os.kill(os.getpid(), 9)", Outcome.KERNEL_DIED),
+        ("import os; os.kill(-1, 9)", Outcome.KERNEL_DIED),
+        ("while True: pass", Outcome.TIMED_OUT),
+        ("while True: print('x' * 10_000)", Outcome.OUTPUT_EXCEEDED),
+        ("x = [bytearray(10**8) for _ in range(99)]", Outcome.MEMORY_EXCEEDED),
+    ],
+    ids=["raises", "syntax", "killed kernel", "killed everything", "endless", "flood", "memory"],
+)
+def test_what_a_cell_does_wrong_is_the_outcome_of_the_run(start: Start, cell: str, outcome: Outcome) -> None:
+    """Each way a notebook can go wrong is told apart; a kernel that lives can be asked for more."""
+    memory = 600 << 20 if outcome is Outcome.MEMORY_EXCEEDED else LIMITS.memory_bytes
+    wall_s = 6 if outcome is Outcome.TIMED_OUT else LIMITS.notebook_wall_s
+    limits = dataclasses.replace(LIMITS, notebook_wall_s=wall_s, memory_bytes=memory)
+    session = start("def ok(): return 1", cell, limits=limits)
+    execution = session.execute()
+    assert execution.outcome is outcome
+    assert execution.message
+    if outcome is Outcome.KERNEL_DIED:
+        assert session.over
+    else:
+        assert Student(session, "").ok() == 1
+
+
+def test_processes_that_share_out_their_memory_are_counted_together(start: Start) -> None:
+    """Memory is limited for the sandbox as a whole, not for each process."""
+    hog = "import os, time\nfor _ in range(4):\n    if os.fork() == 0: x = bytearray(4 * 10**8)\ntime.sleep(60)"
+    session = start(hog)
+    assert session.execute().outcome is Outcome.MEMORY_EXCEEDED
+
+
+def test_nothing_is_left_alive(start: Start) -> None:
+    """Daemons that ignore every signal die with the sandbox."""
+    daemon = (
+        "import os, signal, time\n"
+        "for _ in range(3):\n"
+        "    if os.fork() == 0:\n"
+        "        os.setsid()\n"
+        "        for s in (1, 2, 13, 15): signal.signal(s, signal.SIG_IGN)\n"
+        "        time.sleep(600); os._exit(0)"
+    )
+    session = start(daemon)
+    session.execute()
+    family = psutil.Process(session._sealed.process.pid).children(recursive=True)
+    assert len(family) >= 4
+    session.close()
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert not alive
+
+
+def test_files_arrive_and_the_notebook_comes_back_with_its_outputs(start: Start) -> None:
+    """The data lie where HW_DATA_DIR says, and what cells printed is in the executed notebook."""
+    session = start("print(open('data/train.txt').read())", files={"data/train.txt": b"to be or not"})
+    assert "to be or not" in session.execute().notebook_json
+
+
+def test_forged_bytes_on_the_bridge_are_a_protocol_violation(start: Start) -> None:
+    """A notebook that writes its own bytes into the bridge loses the session and nothing else happens."""
+    forge = (
+        "import os, stat\n"
+        "def f():\n"
+        "    for fd in range(3, 64):\n"
+        "        try:\n"
+        "            if stat.S_ISSOCK(os.fstat(fd).st_mode): os.write(fd, b'\\xff' * 64)\n"
+        "        except OSError: pass\n"
+    )
+    session = start(forge)
+    session.execute()
+    with pytest.raises(SessionOver) as caught:
+        Student(session, "").f()
+    assert caught.value.outcome in (Outcome.PROTOCOL_VIOLATION, Outcome.KERNEL_DIED)

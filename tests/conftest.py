@@ -1,0 +1,50 @@
+"""What the tests share: a sandboxed notebook made of a few lines, and the tier this machine has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from grader.sandbox.bridge import Session
+from grader.sandbox.launch import pick_tier
+from grader.types import Limits
+
+LIMITS = Limits(
+    notebook_wall_s=20,
+    check_wall_s=2,
+    total_wall_s=60,
+    memory_bytes=1 << 30,
+    output_bytes=1 << 20,
+    file_bytes=16 << 20,
+    processes=64,
+    open_files=256,
+)
+
+
+@pytest.fixture(scope="session")
+def tier() -> str:
+    """The sandbox of this machine; a suite without one has not passed, so nothing is skipped."""
+    return pick_tier()
+
+
+def notebook_of(*cells: str) -> bytes:
+    """A notebook with these code cells."""
+    rows = [
+        {"cell_type": "code", "id": f"c{i}", "metadata": {}, "outputs": [], "execution_count": None, "source": source}
+        for i, source in enumerate(cells)
+    ]
+    return json.dumps({"cells": rows, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}).encode()
+
+
+@pytest.fixture
+def start(tier: str, request: pytest.FixtureRequest) -> Callable[..., Session]:
+    """Start a session on some cells; it ends with the test."""
+
+    def start(*cells: str, limits: Limits = LIMITS, files: dict[str, bytes] | None = None) -> Session:
+        session = Session(notebook=notebook_of(*cells), files=files or {}, environment={}, limits=limits, tier=tier)
+        request.addfinalizer(session.close)
+        return session
+
+    return start

@@ -1,0 +1,57 @@
+"""Builds each example submission: a notebook of its own, or the reference with a few lines replaced."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from grader.notebook import read_percent, to_json
+
+HERE = Path(__file__).parent
+MASTER = HERE.parents[1] / "reference" / "homework.py"
+
+
+def names() -> list[str]:
+    """Every example submission."""
+    return sorted(path.parent.name for path in HERE.glob("*/expect.yaml"))
+
+
+def expectation(name: str) -> dict[str, Any]:
+    """What grading this submission must come to (README.md in this folder says what the keys mean)."""
+    return yaml.safe_load((HERE / name / "expect.yaml").read_text(encoding="utf-8"))
+
+
+def build(name: str) -> bytes:
+    """The notebook of one submission, as handed in."""
+    folder = HERE / name
+    if (folder / "homework.ipynb").exists():
+        return (folder / "homework.ipynb").read_bytes()
+    if (folder / "homework.py").exists():
+        return to_json(read_percent(folder / "homework.py")).encode()
+    overlay = yaml.safe_load((folder / "overlay.yaml").read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as scratch:
+        changed = Path(scratch) / "homework.py"
+        changed.write_text(apply_overlay(MASTER.read_text(encoding="utf-8"), overlay, name), encoding="utf-8")
+        return to_json(read_percent(changed)).encode()
+
+
+def apply_overlay(text: str, overlay: dict[str, Any], name: str) -> str:
+    """The master with each `find` replaced by its `with`. Raises ValueError unless each occurs exactly once."""
+    for change in overlay.get("replace") or []:
+        count = text.count(change["find"])
+        if count != 1:
+            raise ValueError(f"{name}: {change['find']!r} occurs {count} times in {MASTER.name}; expected once")
+        text = text.replace(change["find"], change["with"])
+    return text
+
+
+def build_class(folder: Path) -> None:
+    """Write every submission as FOLDER/<name>/homework.ipynb."""
+    for name in names():
+        path = folder / name / "homework.ipynb"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(build(name))
+    print(f"{len(names())} submissions in {folder}")

@@ -1,0 +1,421 @@
+"""Intake: every layout that courses use is understood, and no archive does more than hand in files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import stat
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from grader import intake, unzip
+from grader.errors import InfrastructureError, SubmissionError, UsageError
+from grader.intake import collect, read_submission
+from grader.types import Submission
+
+NOTEBOOK = json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+WHEN = 1_706_889_600  # 2024-02-02 16:00 UTC
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    return tmp_path / "work"
+
+
+def put(root: Path, *names: str) -> Path:
+    """Files that each hold their own name, so that one can tell which was taken."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(NOTEBOOK + name, encoding="utf-8")
+        os.utime(root / name, (WHEN, WHEN))
+    return root
+
+
+def zipped(root: Path, archive: Path) -> Path:
+    with zipfile.ZipFile(archive, "w") as made:
+        for path in sorted(root.rglob("*")):
+            made.write(path, path.relative_to(root))
+    return archive
+
+
+def taken(submissions: list[Submission], root: Path) -> dict[str, str]:
+    return {s.student_id: s.path and Path(s.path).relative_to(root).as_posix() for s in submissions}
+
+
+def collected(root: Path, work: Path) -> dict[str, str]:
+    return taken(collect(root, work), root)
+
+
+# ---------------------------------------------------------------- layouts
+
+
+def test_single_notebook_is_the_student_of_that_name(tmp_path: Path, work: Path) -> None:
+    """One file is one submission, identified by its bytes and dated in UTC."""
+    path = put(tmp_path, "ada.ipynb") / "ada.ipynb"
+    assert collect(path, work) == [
+        Submission(
+            student_id="ada",
+            path=str(path),
+            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            submitted_at="2024-02-02T16:00:00+00:00",
+        )
+    ]
+    assert read_submission(collect(path, work)[0]) == path.read_bytes()
+
+
+def test_flat_folder(tmp_path: Path, work: Path) -> None:
+    """<student>.ipynb, and whatever else was handed in under a student's name; staff's own files are not."""
+    names = ("b.ipynb", "a.ipynb", "c.pdf", "d.ipynb.txt", "e.IPYNB", "roster.csv", "README.md", ".DS_Store")
+    root = put(tmp_path / "in", *names, "a.pdf", "data/train.txt", ".ipynb_checkpoints/b-checkpoint.ipynb")
+    assert collected(root, work) == {
+        "a": "a.ipynb",
+        "b": "b.ipynb",
+        "c": "c.pdf",
+        "d": "d.ipynb.txt",
+        "e": "e.IPYNB",
+    }
+
+
+def test_one_folder_for_each_student(tmp_path: Path, work: Path) -> None:
+    """homework.ipynb counts, else the only notebook, else the first; another file is better than nothing."""
+    root = put(
+        tmp_path / "in",
+        "ada/homework.ipynb",
+        "ada/a-draft.ipynb",
+        "ada/.ipynb_checkpoints/homework-checkpoint.ipynb",
+        "bob/my work.ipynb",
+        "bob/data/train.txt",
+        "cy/two.ipynb",
+        "cy/one.ipynb",
+        "dot/answer.pdf",
+        "__MACOSX/x.ipynb",
+        "roster.txt",
+    )
+    (root / "eve").mkdir()
+    submissions = collect(root, work)
+    assert taken(submissions, root) == {
+        "ada": "ada/homework.ipynb",
+        "bob": "bob/my work.ipynb",
+        "cy": "cy/one.ipynb",
+        "dot": "dot/answer.pdf",
+        "eve": "",
+    }
+    assert submissions[-1].sha256 == hashlib.sha256(b"").hexdigest()
+    assert submissions[-1].submitted_at == ""
+
+
+def test_choice_between_notebooks_is_said(tmp_path: Path, work: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Staff hear which of several notebooks was taken."""
+    collect(put(tmp_path / "in", "cy/two.ipynb", "cy/one.ipynb", "d/homework.ipynb", "d/x.ipynb"), work)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"cy handed in 2 notebooks; {tmp_path / 'in/cy/one.ipynb'} counts."
+    ]
+
+
+@pytest.mark.parametrize("prefix", ["", "submitted/"])
+def test_nbgrader_course(tmp_path: Path, work: Path, prefix: str) -> None:
+    """submitted/<student>/<assignment>/, from the course's folder or from submitted itself, with its timestamp."""
+    put(tmp_path / "in", "source/hw/homework.ipynb")
+    root = put(tmp_path / "in", "submitted/ada/hw/homework.ipynb", "submitted/bob/hw/rnn.ipynb")
+    stamp = root / "submitted/ada/hw/timestamp.txt"
+    stamp.write_text("2024-02-02 15:58:23.948203 America/Los_Angeles\n", encoding="utf-8")
+    (root / "submitted/bob/hw/timestamp.txt").write_text("yesterday", encoding="utf-8")
+    ada, bob = collect(root / prefix, work)
+    assert (ada.student_id, bob.student_id) == ("ada", "bob")
+    assert ada.submitted_at == "2024-02-02T23:58:23+00:00"
+    assert bob.submitted_at == "2024-02-02T16:00:00+00:00"
+    stamp.write_text("2024-02-02 15:58:23 UTC", encoding="utf-8")
+    assert collect(root, work)[0].submitted_at == "2024-02-02T15:58:23+00:00"
+
+
+def test_one_nbgrader_student_with_two_assignments_is_one_student(tmp_path: Path, work: Path) -> None:
+    """In `submitted`, the one folder is a student even if it looks like a wrapper."""
+    root = put(tmp_path / "submitted", "ada/hw1/one.ipynb", "ada/hw2/homework.ipynb")
+    assert collected(root, work) == {"ada": "ada/hw2/homework.ipynb"}
+
+
+CANVAS_NAMES = (
+    "doejane_12345_678900_homework.ipynb",
+    "roejim_LATE_23456_678901_homework-1.ipynb",
+    "roejim_LATE_23456_678950_homework-2.ipynb",
+    "poeann_34567_678902_scan.pdf",
+)
+
+
+def test_canvas_export(tmp_path: Path, work: Path) -> None:
+    """Canvas puts name, id and upload number before the file's name; the last upload counts."""
+    archive = zipped(put(tmp_path / "in", *CANVAS_NAMES), tmp_path / "submissions.zip")
+    submissions = collect(archive, work)
+    assert {s.student_id: Path(s.path).name for s in submissions} == {
+        "doejane_12345": CANVAS_NAMES[0],
+        "roejim_23456": CANVAS_NAMES[2],
+        "poeann_34567": CANVAS_NAMES[3],
+    }
+    assert [s.student_id for s in submissions] == sorted(s.student_id for s in submissions)
+    assert submissions[0].submitted_at.startswith("2024-02-02T")
+
+
+def test_moodle_export(tmp_path: Path, work: Path) -> None:
+    """Moodle's folders, with and without the last underscore, and its flat files, name the student by number."""
+    root = put(
+        tmp_path / "in",
+        "Jane Doe_123456_assignsubmission_file_/homework.ipynb",
+        "Jane Doe_123456_assignsubmission_onlinetext_/onlinetext.html",
+        "Jim van der Roe_222222_assignsubmission_file/my_notebook.ipynb",
+    )
+    submissions = collect(zipped(root, tmp_path / "moodle.zip"), work)
+    assert {s.student_id: Path(s.path).name for s in submissions} == {
+        "123456": "homework.ipynb",
+        "222222": "my_notebook.ipynb",
+    }
+    flat = put(tmp_path / "flat", "Jane Doe_123456_assignsubmission_file_homework.ipynb")
+    assert list(collected(flat, work)) == ["123456"]
+
+
+GRADESCOPE = """
+submission_11:
+  :submitters:
+  - :name: Jane Doe
+    :sid: '0042'
+    :email: jane@example.edu
+  - {":name": Jim Roe, ":sid": null, ":email": jim@example.edu}
+  :created_at: !ruby/object:ActiveSupport::TimeWithZone
+    utc: &1 2019-09-27 23:23:11.123 Z
+    zone: !ruby/object:ActiveSupport::TimeZone {name: Etc/UTC}
+    time: *1
+  :history: !ruby/array:Array [!ruby/sym later]
+submission_12:
+  :submitters: []
+submission_13: nonsense
+"""
+
+
+@pytest.mark.parametrize("wrapper", ["", "assignment_99_export/"])
+def test_gradescope_export(tmp_path: Path, work: Path, wrapper: str) -> None:
+    """The metadata name the students of a submission: both partners get it, by sid, else by e-mail address."""
+    names = ("submission_11/homework.ipynb", "submission_12/a.ipynb", "submission_13/a.ipynb")
+    root = put(tmp_path / "in", *(wrapper + name for name in names))
+    (root / wrapper / "submission_metadata.yml").write_text(GRADESCOPE, encoding="utf-8")
+    submissions = collect(zipped(root, tmp_path / "export.zip"), work)
+    assert {s.student_id: Path(s.path).parent.name for s in submissions} == {
+        "0042": "submission_11",
+        "jim_example.edu": "submission_11",
+        "submission_12": "submission_12",
+        "submission_13": "submission_13",
+    }
+    (root / wrapper / "submission_metadata.yml").write_text(": [", encoding="utf-8")
+    with pytest.raises(UsageError, match="cannot be read as YAML"):
+        collect(root, work)
+
+
+@pytest.mark.parametrize(
+    "names", [("hw/ada/homework.ipynb", "hw/bob/homework.ipynb"), ("hw/ada.ipynb", "hw/bob.ipynb")]
+)
+def test_folder_around_the_submissions_is_looked_into(tmp_path: Path, work: Path, names: tuple[str, ...]) -> None:
+    """An archive of a folder of submissions is an archive of submissions."""
+    archive = zipped(put(tmp_path / "in", *names), tmp_path / "hw.zip")
+    assert [s.student_id for s in collect(archive, work)] == ["ada", "bob"]
+
+
+def test_one_students_folder_is_not_taken_for_a_wrapper(tmp_path: Path, work: Path) -> None:
+    """A course of one: the folder with homework.ipynb in it is the student's."""
+    root = put(tmp_path / "in", "ada/homework.ipynb", "ada/old.ipynb")
+    assert collected(root, work) == {"ada": "ada/homework.ipynb"}
+
+
+def test_student_ids_are_safe_names(tmp_path: Path, work: Path) -> None:
+    """Ids can be used as file names everywhere, and two students never share one."""
+    root = put(tmp_path / "in", "a b.ipynb", "a:b.ipynb", "A?b.ipynb", "Zoë.ipynb", "-rf.ipynb", "♥.ipynb")
+    assert collected(root, work) == {
+        "A_b": "A?b.ipynb",
+        "a_b_2": "a b.ipynb",
+        "a_b_3": "a:b.ipynb",
+        "Zo": "Zoë.ipynb",
+        "rf": "-rf.ipynb",
+        "student": "♥.ipynb",
+    }
+
+
+def test_links_are_not_followed(tmp_path: Path, work: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A student cannot hand in somebody else's file by a link to it."""
+    root = put(tmp_path / "in", "ada/homework.ipynb")
+    (root / "mallory").mkdir()
+    (root / "mallory/homework.ipynb").symlink_to(root / "ada/homework.ipynb")
+    (root / "eve").symlink_to(root / "ada")
+    assert collected(root, work) == {"ada": "ada/homework.ipynb", "mallory": ""}
+    assert "is a link" in caplog.text
+
+
+def test_nothing_to_collect_is_one_sentence(tmp_path: Path, work: Path) -> None:
+    """A wrong path, an empty folder, or one without a single submission is the caller's mistake."""
+    with pytest.raises(UsageError, match="There is no file or folder"):
+        collect(tmp_path / "nowhere", work)
+    (tmp_path / "in/ada").mkdir(parents=True)
+    with pytest.raises(UsageError, match="There is no submission in"):
+        collect(tmp_path / "in", work)
+    put(tmp_path / "in", "roster.csv")
+    with pytest.raises(UsageError, match="There is no submission in"):
+        collect(tmp_path / "in", work)
+
+
+def test_unreadable_file_is_named(tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that staff cannot read stops the collection before anybody is graded."""
+
+    def forbidden(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(intake, "_read_bounded", forbidden)
+    with pytest.raises(UsageError, match=r"ada\.ipynb cannot be read: Permission denied"):
+        collect(put(tmp_path / "in", "ada.ipynb"), work)
+
+
+def test_file_name_that_cannot_be_stored_is_refused(tmp_path: Path, work: Path) -> None:
+    """A name that is not Unicode is said before it can break a record."""
+    (tmp_path / "in").mkdir()
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/\xff.ipynb")).write_text(NOTEBOOK)
+    except OSError:
+        return  # this file system has Unicode names only
+    with pytest.raises(UsageError, match="not valid Unicode"):
+        collect(tmp_path / "in", work)
+
+
+# ---------------------------------------------------------------- reading
+
+
+def test_oversize_file_is_the_students_to_fix(tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file over the cap is collected, and refused with what to do when it is read."""
+    root = put(tmp_path / "in", "ada.ipynb", "bob.ipynb")
+    (root / "ada.ipynb").write_bytes(b" " * 3000)
+    monkeypatch.setattr(intake, "MAX_FILE_BYTES", 2000)
+    ada, bob = collect(root, work)
+    with pytest.raises(SubmissionError, match="clear the outputs"):
+        read_submission(ada)
+    assert read_submission(bob)
+
+
+def test_changed_or_vanished_file_is_not_the_students_fault(tmp_path: Path, work: Path) -> None:
+    """What was collected is what is graded; if it is not there any more, nobody gets a zero for it."""
+    path = put(tmp_path, "ada.ipynb") / "ada.ipynb"
+    (submission,) = collect(path, work)
+    path.write_text("something else", encoding="utf-8")
+    with pytest.raises(InfrastructureError, match="has changed"):
+        read_submission(submission)
+    path.unlink()
+    with pytest.raises(InfrastructureError, match="cannot be read any more"):
+        read_submission(submission)
+
+
+# ---------------------------------------------------------------- archives
+
+
+def make_zip(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+def test_archive_is_extracted_once(tmp_path: Path, work: Path) -> None:
+    """A batch that goes on after an interruption finds the same files at the same paths."""
+    archive = make_zip(tmp_path / "a.zip", {"ada.ipynb": b"1", "bob.ipynb": b"2"})
+    first = collect(archive, work)
+    assert collect(archive, work) == first
+    assert len(list(work.iterdir())) == 1
+
+
+def test_hostile_members_are_left_out(tmp_path: Path, work: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is written outside the folder, no link is made, and the other students are still collected."""
+    archive = make_zip(
+        tmp_path / "a.zip",
+        {
+            "ada.ipynb": b"1",
+            "../evil.ipynb": b"2",
+            "x/../../evil.ipynb": b"2",
+            "..\\evil.ipynb": b"2",
+            "/etc/evil.ipynb": b"2",
+            "C:/evil.ipynb": b"2",
+            "x" * 300 + ".ipynb": b"3",
+            "d/" * 50 + "deep.ipynb": b"3",
+            "ada.ipynb/below-a-file.ipynb": b"3",
+            ".hidden.ipynb": b"4",
+            "__MACOSX/._ada.ipynb": b"4",
+        },
+    )
+    link = zipfile.ZipInfo("bob.ipynb")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(archive, "a") as opened:
+        opened.writestr(link, "/etc/passwd")
+    assert [s.student_id for s in collect(archive, work)] == ["ada"]
+    assert [p.name for p in work.rglob("*") if p.is_file()] == ["ada.ipynb"]
+    assert not any("evil" in p.name for p in tmp_path.rglob("*"))
+    for words in ("points outside", "is a link", "too deeply", "cannot be a file's name"):
+        assert words in caplog.text
+
+
+def test_zip_bomb_is_cut_off(tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member that unpacks to more than a file may have is kept one byte too long, and refused when read."""
+    for module in (intake, unzip):
+        monkeypatch.setattr(module, "MAX_FILE_BYTES", 2000)
+    archive = make_zip(tmp_path / "a.zip", {"ada.ipynb": b" " * 10**6, "bob.ipynb": b"2"})
+    ada, bob = collect(archive, work)
+    assert Path(ada.path).stat().st_size == 2001
+    with pytest.raises(SubmissionError):
+        read_submission(ada)
+    assert read_submission(bob) == b"2"
+    monkeypatch.setattr(unzip, "MAX_TOTAL_BYTES", 2000)
+    with pytest.raises(UsageError, match="unpacks to more than"):
+        collect(archive, tmp_path / "other")
+
+
+def test_unusable_archives_are_one_sentence_and_leave_nothing(
+    tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a zip, a damaged one, an encrypted one, one with too many files: each says so."""
+    bad = tmp_path / "a.zip"
+    bad.write_bytes(b"not a zip")
+    with pytest.raises(UsageError, match="damaged or not a zip file"):
+        collect(bad, work)
+    good = make_zip(bad, {"ada.ipynb": bytes(range(256)) * 20}).read_bytes()
+    bad.write_bytes(good[:60] + b"\0" * 8 + good[68:])
+    with pytest.raises(UsageError, match="damaged or not a zip file"):
+        collect(bad, work)
+    at = good.index(b"PK\x01\x02") + 8
+    bad.write_bytes(good[:at] + b"\x01" + good[at + 1 :])
+    with pytest.raises(UsageError, match="is encrypted"):
+        collect(bad, work)
+    bad.write_bytes(good)
+    monkeypatch.setattr(unzip, "MAX_MEMBERS", 0)
+    with pytest.raises(UsageError, match="at most 0"):
+        collect(bad, work)
+    assert list(work.iterdir()) == []
+
+
+def test_archive_that_cannot_be_written_is_our_fault(tmp_path: Path, work: Path) -> None:
+    """A full or forbidden disk is an infrastructure error, which is retried."""
+    work.write_text("a file where a folder should be")
+    with pytest.raises(InfrastructureError, match="cannot be extracted"):
+        collect(make_zip(tmp_path / "a.zip", {"ada.ipynb": b"1"}), work)
+
+
+def test_member_without_a_date_is_still_collected(tmp_path: Path, work: Path) -> None:
+    """A nonsensical date in an archive does not cost a submission."""
+    info = zipfile.ZipInfo("ada.ipynb")
+    info.date_time = (1980, 0, 0, 0, 0, 0)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(info, b"1")
+    assert collect(tmp_path / "a.zip", work)[0].submitted_at == "1970-01-01T00:00:00+00:00"
+
+
+def test_racing_extractions_agree(tmp_path: Path, work: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If another process has extracted the archive meanwhile, its folder is used."""
+    caplog.set_level(logging.WARNING)
+    done, late = put(tmp_path / "done", "ada.ipynb"), put(tmp_path / "late", "ada.ipynb")
+    unzip._rename(late, done)
+    assert (done / "ada.ipynb").exists()
+    with pytest.raises(OSError, match="No such file"):
+        unzip._rename(tmp_path / "none", tmp_path / "nowhere")

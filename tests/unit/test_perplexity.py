@@ -1,0 +1,162 @@
+"""Lock-step perplexity is right to the last digit on models whose answer is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from grader.errors import AssignmentError
+from grader.perplexity import (
+    ALPHABET,
+    WARM_UP_CHARS,
+    bootstrap_interval,
+    credit,
+    indices,
+    lanes_of,
+    lockstep_nats,
+    log_softmax,
+    ngram_nats,
+    score_model,
+)
+from grader.sandbox.bridge import SessionOver, StudentError
+from grader.types import Curve, Outcome, Split
+
+V = len(ALPHABET)
+CURVE = Curve(model="rnn", points=4.0, baseline_nats_per_char=2.8, target_nats_per_char=2.4)
+
+
+class FakeStudent:
+    """A student whose model is a function of the characters shown so far [lanes, t] -> scores [lanes, V]."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.shown, self.stubs = model, [], self
+
+    def ref(self, name: str) -> str:
+        return name
+
+    def keep(self, target: str, name: str, lanes: int) -> object:
+        self.shown = []
+        return object()
+
+    def step(self, session: object, symbols: list[int]) -> Any:
+        self.shown.append(symbols)
+        return self.model(np.array(self.shown).T)
+
+
+def markov_text(length: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    table = rng.dirichlet(np.ones(V), V)
+    text = [0]
+    for _ in range(length - 1):
+        text.append(rng.choice(V, p=table[text[-1]]))
+    return np.array(text), table
+
+
+def test_uniform_model_has_perplexity_27() -> None:
+    """A model that knows nothing scores ln 27 nats/char, to 1e-12, whatever constant it adds to its scores."""
+    lanes = lanes_of(np.arange(1000) % V, 7)
+    nats = lockstep_nats(FakeStudent(lambda shown: np.full((7, V), 1e6)), "rnn", lanes, np.arange(7))
+    assert abs(nats.mean() - np.log(V)) < 1e-12
+
+
+def test_markov_chain_scores_its_own_entropy_exactly() -> None:
+    """A model that returns the true transition probabilities gets exactly −mean ln p of the text, in any lane order."""
+    rng = np.random.default_rng(1)
+    text, table = markov_text(2020, rng)
+    lanes = lanes_of(text, 20)
+    student = FakeStudent(lambda shown: np.log(table[shown[:, -1]]) + 3.0)
+    nats = lockstep_nats(student, "rnn", lanes, rng.permutation(20))
+    exact = -np.log(table[text[WARM_UP_CHARS - 1 : -1], text[WARM_UP_CHARS:]])
+    np.testing.assert_allclose(nats.reshape(-1), exact, rtol=0, atol=1e-12)
+
+
+def test_every_character_after_the_warm_up_is_scored_once() -> None:
+    """Lanes overlap only in their warm-up, so no character counts twice and none is left out."""
+    lanes = lanes_of(np.arange(20 + 6 * 30), 6)
+    assert lanes[:, WARM_UP_CHARS:].reshape(-1).tolist() == list(range(20, 200))
+
+
+def test_a_model_sees_a_character_only_after_it_has_committed() -> None:
+    """At the step that decides x_t, the characters shown end at x_{t−1}."""
+    lanes, seen = lanes_of(np.arange(80) % V, 2), []
+
+    def model(shown: np.ndarray) -> np.ndarray:
+        seen.append(shown.shape[1])
+        return np.zeros((2, V))
+
+    nats = lockstep_nats(FakeStudent(model), "rnn", lanes, np.arange(2))
+    assert seen == list(range(1, lanes.shape[1]))
+    assert nats.shape == (2, lanes.shape[1] - WARM_UP_CHARS)
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [np.full((5, V), np.nan), np.full((5, V), np.inf), np.zeros((5, V - 1)), np.zeros((4, V)), None, "a" * V],
+    ids=["nan", "inf", "27th symbol missing", "a lane missing", "None", "text"],
+)
+def test_scores_that_are_no_scores_get_no_perplexity(scores: Any) -> None:
+    """NaN, infinity, a wrong shape or no array at all end in an outcome with 0 points, never in a good score."""
+    text = "the quick brown fox jumps over the lazy dog " * 5
+    split = Split(train=text, test=text, held_out=text, sha256="")
+    score = score_model(FakeStudent(lambda shown: scores), CURVE, split, 5, seed=0)
+    assert (score.outcome, score.points, score.nats_per_char) == (Outcome.FAILED, 0.0, None)
+    assert score.message
+
+
+@pytest.mark.parametrize("error", [StudentError, SessionOver])
+def test_what_the_model_did_wrong_is_the_outcome(error: type[StudentError]) -> None:
+    """A model that raises or never answers gets the outcome that the bridge reports."""
+
+    def model(shown: np.ndarray) -> np.ndarray:
+        raise error(Outcome.TIMED_OUT, "late")
+
+    split = Split(train="a" * 99, test="a" * 99, held_out="a" * 99, sha256="")
+    assert score_model(FakeStudent(model), CURVE, split, 2, seed=0).outcome is Outcome.TIMED_OUT
+
+
+def test_log_softmax_is_stable() -> None:
+    """Huge scores neither overflow nor lose their order."""
+    values = log_softmax(np.array([[1e30, 0.0], [-1e30, -1e30]], dtype=np.float32))
+    np.testing.assert_allclose(values[1], np.log([0.5, 0.5]))
+    assert values[0, 0] == 0.0
+
+
+@pytest.mark.parametrize(("nats", "points"), [(3.0, 0.0), (2.8, 0.0), (2.6, 2.0), (2.4, 4.0), (1.2, 4.0)])
+def test_credit_is_linear_between_baseline_and_target(nats: float, points: float) -> None:
+    """No points at the baseline, all at the target, in proportion between, never more or less."""
+    assert credit(CURVE, nats) == pytest.approx(points)
+
+
+def test_interval_covers_the_mean_and_repeats() -> None:
+    """The same seed gives the same interval, and it holds the mean of the blocks."""
+    blocks = np.random.default_rng(3).normal(1.5, 0.1, 100)
+    first = bootstrap_interval(blocks, np.random.default_rng(0))
+    assert first == bootstrap_interval(blocks, np.random.default_rng(0))
+    assert first[0] < blocks.mean() < first[1]
+
+
+def test_ngram_yardstick_learns_a_markov_chain() -> None:
+    """On a first-order chain the bigram's loss is near the chain's entropy and far below the unigram's."""
+    rng = np.random.default_rng(2)
+    text, table = markov_text(60_000, rng)
+    lanes = lanes_of(text[50_000:], 50)
+    exact = -np.log(table[lanes[:, WARM_UP_CHARS - 1 : -1], lanes[:, WARM_UP_CHARS:]]).mean()
+    losses = [ngram_nats(text[:50_000], lanes, order).mean() for order in (1, 2, 3)]
+    assert exact < losses[1] < exact + 0.03
+    assert losses[0] > exact + 0.2
+    assert losses[2] > exact
+
+
+def test_ngram_probabilities_sum_to_one() -> None:
+    """Over the 27 symbols that may follow a context, the yardstick's probabilities add up to 1."""
+    train = indices("to be or not to be that is the question " * 20)
+    context = indices(("x" * WARM_UP_CHARS) + "th")
+    lanes = np.array([[*context, symbol] for symbol in range(V)])
+    assert np.exp(-ngram_nats(train, lanes, 3)[:, -1]).sum() == pytest.approx(1.0)
+
+
+def test_a_text_too_short_for_its_lanes_is_refused() -> None:
+    """The error says what to change."""
+    with pytest.raises(AssignmentError, match="lower `lanes`"):
+        lanes_of(np.zeros(30, int), 20)
