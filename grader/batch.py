@@ -49,9 +49,13 @@ def grade_batch(
         Interrupted: after Ctrl-C, once the submissions in hand are finished and recorded.
     """
     pending = []
+    latest = {grade.student_id: grade.key for grade in book.latest()}
     for submission in submissions:
         known = book.find(submission.student_id, bench.key(submission))
         if known:
+            if latest[known.student_id] != known.key:  # handed in again as it was before the latest
+                publish(known)
+                book.add(run_id, known)
             report(known, True)
         else:
             pending.append(submission)

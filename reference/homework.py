@@ -94,17 +94,18 @@ ctx = try_gpu()
 PROFILES = ("smoke", "cpu", "gpu")
 SCALE = {
     # setting          smoke     cpu        gpu          what it sets
-    "scratch_chars":  (112_000,  1_500_000, 4_000_000),   # text that the network from scratch reads
+    "scratch_chars":  (112_000,  1_600_000, 4_000_000),   # text that the network from scratch reads
     "scratch_epochs": (1,        1,         5),           # ... and how often
-    "scratch_batch":  (64,       64,        64),
+    "scratch_batch":  (64,       32,        64),
     "scratch_steps":  (8,        16,        32),
-    "rnn_chars":      (112_000,  4_400_000, 40_000_000),  # characters read in training, repeats included
-    "gru_chars":      (64_000,   4_400_000, 40_000_000),
-    "lstm_chars":     (52_000,   5_000_000, 80_000_000),
-    "lstm2_chars":    (26_000,   2_000_000, 80_000_000),
+    "scratch_theta":  (0.2,      0.1,       0.1),         # where its gradient is clipped
+    "rnn_chars":      (112_000,  5_000_000, 40_000_000),  # characters read in training, repeats included
+    "gru_chars":      (64_000,   4_000_000, 40_000_000),
+    "lstm_chars":     (52_000,   4_400_000, 80_000_000),
+    "lstm2_chars":    (26_000,   2_200_000, 80_000_000),
     "batch_size":     (32,       32,        64),
-    "num_steps":      (8,        50,        64),
-    "learning_rate":  (0.02,     0.005,     0.003),       # the highest; it falls to zero
+    "num_steps":      (8,        32,        64),
+    "learning_rate":  (0.02,     0.01,      0.005),       # the highest; it falls to zero
     "ngram_n":        (4,        6,         8),           # characters of context
     "ngram_chars":    (100_000,  2_000_000, 20_000_000),
     "ngram_batch":    (256,      256,       512),
@@ -399,8 +400,8 @@ assert (example_batches[1][0][:, 0] - example_batches[0][0][:, 5]).asnumpy().tol
 # %% [markdown] id="train-text"
 # ### 1.9 Training
 #
-# The loss is the mean cross-entropy over all $n = BT$ characters of a mini-batch, $\ell = -\frac1n \sum
-# \ln p(y)$. We report the **perplexity** of the epoch,
+# The loss is the mean cross-entropy over all $n = BT$ characters of a mini-batch,
+# $\ell = -\frac1n \sum \ln p(y)$. We report the **perplexity** of the epoch,
 #
 # $$\exp\Big(\frac1N \sum_{\text{epoch}} -\ln p(y)\Big),$$
 #
@@ -413,9 +414,11 @@ assert (example_batches[1][0][:, 0] - example_batches[0][0][:, 5]).asnumpy().tol
 #
 # * **random** batches: a new state of zeros for *every mini-batch*;
 # * **consecutive** batches: a new state for *every epoch*. Within the epoch the state is carried on but
-#   **detached**, or the gradient would run back to the start of the epoch. In MXNet `NDArray.detach()`
-#   *returns a detached copy* and leaves the array as it was, so a line like `for s in state: s.detach()`
-#   does nothing at all: the result must be assigned, as in `H = H.detach()`.
+#   **detached**, so that the gradient stops where the mini-batch begins. In MXNet `NDArray.detach()`
+#   *returns a detached copy* and leaves the array as it was: a line like `for s in state: s.detach()` does
+#   nothing at all. Assign the result, as in `state = [s.detach() for s in state]`. (MXNet also forgets a
+#   recorded graph once `backward` has run through it, so the mistake may go unnoticed. Other frameworks
+#   complain.)
 #
 # Mind the order of the rows: the outputs, one on top of the other, are ordered by time first, `Y` by
 # batch first.
@@ -471,7 +474,7 @@ def train_and_predict_rnn(
         for X, Y in data_iter(corpus_indices, batch_size, num_steps, ctx):
             if is_random_iter:
                 state = init_rnn_state(batch_size, num_hiddens, ctx)
-            state = tuple(s.detach() for s in state)
+            state = tuple(array.detach() for array in state)
             with autograd.record():
                 outputs, state = rnn(to_onehot(X, vocab_size), state, params)
                 y = Y.T.reshape((-1,))
@@ -516,8 +519,8 @@ for example_is_random in (True, False):
 # %% id="scratch"
 ### BEGIN SOLUTION
 the_network = (rnn, get_params, init_rnn_state, num_hiddens, vocab_size, ctx)
-recipe = {"num_steps": scale["scratch_steps"], "lr": 8.0, "clipping_theta": 0.2, "pred_period": 1}
-recipe |= {"pred_len": 60, "prefixes": ["brutus ", "the "]}
+recipe = {"num_steps": scale["scratch_steps"], "lr": 8.0, "clipping_theta": scale["scratch_theta"]}
+recipe |= {"pred_period": 1, "pred_len": 60, "prefixes": ["brutus ", "the "]}
 
 little_text = train_indices[: scale["demo_chars"]]
 for is_random_iter in (True, False):
@@ -542,8 +545,8 @@ assert all(np.isfinite(array.asnumpy()).all() for array in scratch_params), "tra
 #
 # ### 2.1 The model
 #
-# `gluon.rnn` has the recurrent layers: `RNN`, `GRU`, `LSTM`, with one layer or several. They want $[T,
-# B, V]$ and return all hidden states $[T, B, H]$ together with the new state. `RNNModel` puts the
+# `gluon.rnn` has the recurrent layers: `RNN`, `GRU`, `LSTM`, with one layer or several. They want
+# $[T, B, V]$ and return all hidden states $[T, B, H]$ together with the new state. `RNNModel` puts the
 # one-hot encoding before such a layer and one dense layer behind it, which maps each hidden state to $V$
 # scores:
 #
@@ -652,7 +655,7 @@ def train_and_predict_rnn_gluon(
         state = model.begin_state(batch_size=batch_size, ctx=ctx)
         l_sum, n, start = 0.0, 0, time.time()
         for X, Y in data_iter_consecutive(corpus_indices, batch_size, num_steps, ctx):
-            state = [s.detach() for s in state]
+            state = [array.detach() for array in state]
             with autograd.record():
                 output, state = model(X, state)
                 y = Y.T.reshape((-1,))
@@ -760,7 +763,7 @@ def train_model(model, indices, num_chars, batch_size, num_steps, lr, clipping_t
     while update < num_updates and (update == 0 or time.monotonic() < deadline):
         state = model.begin_state(batch_size=batch_size, ctx=ctx)
         for X, Y in data_iter_consecutive(indices, batch_size, num_steps, ctx):
-            state = [s.detach() for s in state]
+            state = [array.detach() for array in state]
             with autograd.record():
                 output, state = model(X, state)
                 l = loss(output, Y.T.reshape((-1,))).mean()  # noqa: E741
@@ -963,7 +966,7 @@ assert all(isinstance(example, NGramMLP) for example in ngram_models.values())
 #
 # | key | meaning |
 # |---|---|
-# | `train_perplexity` | on text the model was trained on; a part of it (`scale["eval_chars"]`) is enough |
+# | `train_perplexity` | on the training text; a part of it (`scale["eval_chars"]`) is enough |
 # | `test_perplexity` | on the whole test text, measured with the finished model |
 # | `num_weights` | how many numbers were learnt, biases included |
 # | `num_operations` | multiply-adds to read one character and score the next (forward only) |
@@ -971,7 +974,8 @@ assert all(isinstance(example, NGramMLP) for example in ngram_models.values())
 # **Counting operations.** In $\mathbf{x}W$ each entry of $W$ is multiplied and added exactly once for
 # each character, so the count is the total size of the weight *matrices*. Take the products as they
 # stand (a one-hot input counts in full, and the additions of biases and the gates' element-wise products
-# are left out). For the RNN that is $VH + H^2 + HV$; a GRU has three such recurrences, an LSTM four.
+# are left out). For the RNN that is $(VH + H^2) + HV$; a GRU
+# has three times the part in brackets, an LSTM four times.
 #
 # Then print a table, and draw the curves. Which model is best on the test text? How far is it from its
 # own training perplexity, and what does that say about training longer? What does each model pay, in

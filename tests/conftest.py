@@ -12,9 +12,10 @@ from grader.sandbox.launch import pick_tier
 from grader.types import Limits
 
 LIMITS = Limits(
-    notebook_wall_s=20,
+    notebook_cpu_s=20,
+    notebook_wall_s=40,
     check_wall_s=2,
-    total_wall_s=60,
+    total_wall_s=90,
     memory_bytes=1 << 30,
     output_bytes=1 << 20,
     file_bytes=16 << 20,

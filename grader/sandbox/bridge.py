@@ -22,6 +22,7 @@ from grader.types import Execution, Limits, Outcome
 
 START_WALL_S = 60.0  # for the interpreter and the kernel to come up; a fault of ours beyond that
 INTERRUPT_GRACE_S = 3.0
+GUEST_START_S = 20.0  # for the kernel to answer after its last cell
 REPLY_LIMIT = 64 << 20  # bytes of arrays in one answer
 WATCH_INTERVAL_S = 0.5
 
@@ -82,6 +83,7 @@ class Session:
             "files": [[name, len(data)] for name, data in files.items()],
             "environment": dict(environment),
             "rlimits": rlimits(limits),
+            "notebook_cpu_s": limits.notebook_cpu_s,
             "notebook_wall_s": limits.notebook_wall_s,
             "output_bytes": limits.output_bytes,
         }
@@ -152,12 +154,8 @@ class Session:
                 raise wire.WireError("an unknown event")
             break
         outcome, text = _outcome(message.get("outcome")), str(message.get("message"))[:500]
-        if outcome is Outcome.KERNEL_DIED:
-            outcome = self._killed_for or outcome
-            self._over = SessionOver(outcome, _SENTENCES[outcome])
-            return _execution(outcome, _SENTENCES[outcome], started, body)
         try:
-            hello, _ = self._receive(time.monotonic() + INTERRUPT_GRACE_S + 5)
+            hello, _ = self._receive(time.monotonic() + GUEST_START_S)
         except (EOFError, TimeoutError, wire.WireError) as error:
             cause = outcome if outcome is Outcome.TIMED_OUT else self._cause(error)
             self._over = SessionOver(cause, _SENTENCES[cause])

@@ -22,6 +22,7 @@ import wire  # type: ignore[import-not-found, unused-ignore]  # noqa: E402  lies
 
 SERVE = f"import sys as _s; _s.path.insert(0, {HERE!r}); import guest as _g; _g.Guest({{fd}}, globals()).serve()"
 WATCH_INTERVAL_S = 0.25
+INTERRUPT_GRACE_S = 5.0
 
 
 class Run:
@@ -51,8 +52,13 @@ class Run:
     def emit(self, event: str, body: bytes = b"", **fields: Any) -> None:
         self.control.sendall(wire.pack({"event": event, **fields}, body))
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the rest of the cells is left out."""
+        return self.trouble is not None and self.trouble[0] in ("TIMED_OUT", "OUTPUT_EXCEEDED")
+
     def note(self, outcome: str, message: str) -> None:
-        if self.trouble is None or self.trouble[0] == "RAISED":
+        if self.trouble is None or self.trouble[0] in ("RAISED", "MEMORY_EXCEEDED"):
             self.trouble = (outcome, message)
 
     async def run(self) -> None:
@@ -64,21 +70,23 @@ class Run:
             self.emit("started", python=sys.version)
             try:
                 await self._cells()
+                alive = True
             except DeadKernelError:
-                self.trouble = ("KERNEL_DIED", "The kernel died while the notebook ran.")
+                self.note("KERNEL_DIED", "The kernel died while the notebook ran.")
+                alive = False
             outcome, message = self.trouble or ("PASSED", "")
             self.emit("executed", self._executed(), outcome=outcome, message=message)
-            if outcome != "KERNEL_DIED":
+            if alive:
                 await self._serve()
 
     async def _cells(self) -> None:
         code_cells = [i for i, cell in enumerate(self.notebook.cells) if cell.cell_type == "code"]
         for count, index in enumerate(code_cells, 1):
-            if self.trouble and self.trouble[0] in ("TIMED_OUT", "OUTPUT_EXCEEDED"):
+            if self.stopped:
                 return
             self.emit("cell", number=count, total=len(code_cells))
             cell = self.notebook.cells[index]
-            watcher = asyncio.ensure_future(self._watch_output(cell))
+            watcher = asyncio.ensure_future(self._watch(cell, count))
             try:
                 await self.client.async_execute_cell(cell, index)
             finally:
@@ -87,33 +95,37 @@ class Run:
 
     def _inspect(self, cell: Any, number: int) -> None:
         if time.monotonic() >= self.deadline:
-            limit = self.job["notebook_wall_s"]
-            self.note(
-                "TIMED_OUT",
-                f"Code cell {number} was still running when the notebook's {limit:.0f} s were over.",
-            )
+            self._out_of_time(number, f"{self.job['notebook_wall_s']:.0f} s")
         for output in cell.outputs:
             if output.output_type == "error":
                 outcome = "MEMORY_EXCEEDED" if output.ename == "MemoryError" else "RAISED"
                 self.note(outcome, f"Code cell {number} raised {output.ename}: {output.evalue}"[:300])
 
-    async def _watch_output(self, cell: Any) -> None:
-        """Interrupt a cell whose output grows beyond the cap, while it still runs."""
-        while True:
+    def _out_of_time(self, number: int, limit: str) -> None:
+        self.note("TIMED_OUT", f"Code cell {number} was still running when the notebook's {limit} were over.")
+
+    async def _watch(self, cell: Any, number: int) -> None:
+        """Stop a running cell that writes more than the cap or uses up the CPU time; kill what cannot be stopped."""
+        while not self.stopped:
             await asyncio.sleep(WATCH_INTERVAL_S)
             if _output_size(cell) > self.job["output_bytes"]:
                 self.note("OUTPUT_EXCEEDED", f"A cell wrote more than {self.job['output_bytes']:,} bytes of output.")
                 cell.outputs.clear()
-                await self.client.km.interrupt_kernel()
+            elif _cpu_s(self.client.km.provisioner.pid) > self.job["notebook_cpu_s"]:
+                self._out_of_time(number, f"{self.job['notebook_cpu_s']:.0f} s of CPU time")
+        await self.client.km.interrupt_kernel()
+        await asyncio.sleep(INTERRUPT_GRACE_S)
+        await self.client.km.shutdown_kernel(now=True)
 
     def _executed(self) -> bytes:
         """The notebook with its outputs; without those of the largest cells if it would be too long."""
         cells = [cell for cell in self.notebook.cells if cell.cell_type == "code"]
-        for cell in sorted(cells, key=_output_size, reverse=True):
+        for cell in [None, *sorted(cells, key=_output_size, reverse=True)]:
+            if cell:
+                cell.outputs = []
             text = json.dumps(self.notebook).encode()
             if len(text) <= self.job["output_bytes"]:
                 return text
-            cell.outputs = []
         return b""
 
     async def _serve(self) -> None:
@@ -133,6 +145,15 @@ async def _drain(kernel_client: Any) -> None:
     """Throw away what the student's code prints while it is checked, so that it piles up nowhere."""
     while True:
         await kernel_client.get_iopub_msg(timeout=None)
+
+
+def _cpu_s(pid: int) -> float:
+    """CPU time of a process and of its children that have ended (fields 14 to 17 of proc_pid_stat(5))."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def _output_size(cell: Any) -> int:

@@ -28,6 +28,7 @@ PROMISES = {
     "process_limit": "the number of processes has a limit",
 }
 _LIMITS = Limits(
+    notebook_cpu_s=60,
     notebook_wall_s=60,
     check_wall_s=10,
     total_wall_s=90,

@@ -1,6 +1,8 @@
 """Turn what came back from the notebook into arrays, numbers and text, or fail with a sentence for its author."""
 
+import inspect
 import math
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -27,7 +29,7 @@ def as_array(value, what, shape=None):
     """A float64 array; of this shape, if one is given."""
     try:
         array = np.array(value, dtype=float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         array = None
     assert array is not None, f"{what} should be an array, but is {kind(value)}."
     if shape is not None:
@@ -65,7 +67,25 @@ def as_number(value, what):
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     assert is_number, f"{what} should be a number, but is {kind(value)}."
     assert not math.isnan(value), f"{what} is nan."
+    assert isinstance(value, float) or abs(value) < 1 << 62, f"{what} is out of range."
     return float(value)
+
+
+def as_count(value, what):
+    """A positive int of a sane size."""
+    number = as_number(value, what)
+    assert number == int(min(number, 1 << 40)) > 0, f"{what} should be a positive integer, but is {number:.6g}."
+    return int(number)
+
+
+def as_indices(value, what, below, ndim=2):
+    """An int array of symbols 0 to below - 1, with so many axes."""
+    array = as_array(value, what)
+    assert array.ndim == ndim, f"{what} should have {ndim} axes, but has shape {list(array.shape)}."
+    assert array.size, f"{what} is empty."
+    whole = (array == np.round(array)) & (array >= 0) & (array < below)
+    assert whole.all(), f"{what} should hold indices from 0 to {below - 1}."
+    return array.astype(int)
 
 
 def as_numbers(value, what, count):
@@ -105,3 +125,56 @@ def assert_close(actual, expected, what, tolerance, why=""):
     raise AssertionError(
         f"{what} is {actual[worst]:.6g}{place}, expected {expected[worst]:.6g}." + (f" {why}" if why else "")
     )
+
+
+@contextmanager
+def decoding(what):
+    """Whatever goes wrong inside is the fault of what came back, not of the check."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
+        raise AssertionError(f"{what} came back in a form that cannot be read ({error}).") from error
+
+
+def callback(name, function):
+    """A function for the notebook to call, which asserts that it is called with the arguments it has."""
+    signature = inspect.signature(function)
+
+    def answer(*args, **kwargs):
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:
+            raise AssertionError(f"{name} should be called as {name}{signature}.") from None
+        return function(*bound.args, **bound.kwargs)
+
+    return answer
+
+
+def onehot_for(vocab_size):
+    """A `to_onehot(X, size)` for the notebook to call, which works."""
+
+    def to_onehot(X, size):
+        assert size == vocab_size, f"to_onehot should be called with size {vocab_size}, but got {size!r}."
+        symbols = as_indices(X, "X, as handed to to_onehot,", vocab_size)
+        return list(np.eye(vocab_size, dtype="float32")[symbols.T])
+
+    return callback("to_onehot", to_onehot)
+
+
+def zeros_for(batch_size, num_hiddens):
+    """An `init_rnn_state(batch_size, num_hiddens, ctx)` for the notebook to call, which works."""
+    sizes = (batch_size, num_hiddens)
+
+    def init_rnn_state(batch_size, num_hiddens, ctx):
+        got = (batch_size, num_hiddens)
+        assert got == sizes, f"init_rnn_state should be called with {sizes}, but got {got!r}."
+        return (np.zeros(sizes, "float32"),)
+
+    return callback("init_rnn_state", init_rnn_state)
+
+
+def first_zeros(batch_size):
+    """The first state of a fake model, one array [1, B, 2]."""
+    assert isinstance(batch_size, int), "begin_state should be called with a batch_size."
+    assert 0 < batch_size < 1000, f"begin_state should not be called with batch_size {batch_size}."
+    return [np.zeros((1, batch_size, 2), "float32")]

@@ -1,8 +1,20 @@
 """Fakes on the grader's side: a table-driven language model in the forms that predict and evaluate functions take."""
 
 import numpy as np
-from expect import as_array, as_arrays, as_state, as_text, kind
-from oracle import TableMachine
+from expect import (
+    as_arrays,
+    as_count,
+    as_dict,
+    as_indices,
+    as_state,
+    as_text,
+    callback,
+    decoding,
+    first_zeros,
+    kind,
+    zeros_for,
+)
+from oracle import TableMachine, consecutive_minibatches
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -40,17 +52,9 @@ class Reader:
     def decode(self, array):
         """The state numbers in an array [..., B, H]."""
         numbers = array.reshape(-1, *array.shape[-2:])[0, :, 0]
-        known = np.isin(numbers, np.arange(self.machine.num_states)).all()
-        assert known and (array == numbers[:, None]).all(), (
-            "The model was handed a state that neither begins a text nor was returned by the model."
-        )
+        known = np.isin(numbers, np.arange(self.machine.num_states)) & (array == numbers[:, None]).all(axis=-1)
+        assert known.all(), "The model was handed a state that neither begins a text nor was returned by the model."
         return [int(number) for number in numbers]
-
-    def symbols(self, array, what):
-        """Integer symbols in range."""
-        inside = (array == np.round(array)).all() and array.min() >= 0 and array.max() < self.machine.vocab_size
-        assert inside, f"{what} should hold indices below {self.machine.vocab_size}."
-        return array.astype(int)
 
     def assert_text(self, text, name, letters, prefix, num_chars):
         """The text is the greedy continuation of the prefix; otherwise say what went wrong on the way."""
@@ -78,12 +82,10 @@ class TableRnn(Reader):
     def __init__(self, rng, vocab_size, num_hiddens):
         super().__init__(rng, vocab_size)
         self.num_hiddens = num_hiddens
+        self.init_rnn_state = zeros_for(1, num_hiddens)
+        self.rnn = callback("rnn", self._rnn)
 
-    def init_rnn_state(self, batch_size, num_hiddens, ctx=None):
-        """Zeros."""
-        return (np.zeros((batch_size, num_hiddens), "float32"),)
-
-    def rnn(self, inputs, state, params):
+    def _rnn(self, inputs, state, params):
         """T one-hot arrays [1, V] and a state -> (T outputs, the new state)."""
         count = len(inputs) if hasattr(inputs, "__len__") else 0
         assert count, f"The inputs handed to rnn should be a list of arrays, but are {kind(inputs)}."
@@ -99,24 +101,41 @@ class TableRnn(Reader):
 class TableModel(Reader):
     """In the form of a Gluon model, as the two callbacks of `stubs.CallbackModel`."""
 
-    def __init__(self, rng, vocab_size, num_hiddens=2, scale=1.0):
+    def __init__(self, rng, vocab_size, scale=1.0):
         super().__init__(rng, vocab_size)
-        self.num_hiddens, self.scale = num_hiddens, scale
+        self.scale = scale
         self.scores = []  # [T, B, V] of each call
+        self.begin, self.step = callback("begin_state", first_zeros), callback("model", self._step)
 
-    def begin(self, batch_size):
-        """The first state."""
-        return [np.zeros((1, batch_size, self.num_hiddens), "float32")]
-
-    def step(self, inputs, state, is_recording, is_training):
+    def _step(self, inputs, state, is_recording, is_training):
         """Inputs [B, T] and a state -> (scores [T·B, V], the new state)."""
-        inputs = as_array(inputs, "the input handed to the model")
-        assert inputs.ndim == 2, f"The model should be handed inputs [B, T], but got shape {list(inputs.shape)}."
+        symbols = as_indices(inputs, "The input handed to the model, [B, T],", self.machine.vocab_size).T
         self.flags.append((is_recording, is_training))
-        shape = (1, len(inputs), self.num_hiddens)
+        shape = (1, symbols.shape[1], 2)
         array = as_state(state, "the state handed to the model", shape)
-        symbols = self.symbols(inputs.T, "the input handed to the model")
         scores, states = self.read(symbols, self.decode(array))
         self.scores.append(scores * self.scale)
         output = self.scores[-1].reshape(-1, self.machine.vocab_size).astype("float32")
         return output, [np.broadcast_to(np.array(states, "float32")[:, None], shape)]
+
+
+def consecutive_for(text):
+    """A `data_iter_consecutive` for the notebook to call on this text or a part of it, which works."""
+
+    def data_iter_consecutive(corpus_indices, batch_size, num_steps, ctx=None):
+        part = as_indices(corpus_indices, "The text handed to data_iter_consecutive", max(text) + 1, ndim=1)
+        sizes = as_count(batch_size, "batch_size"), as_count(num_steps, "num_steps")
+        return consecutive_minibatches(part.tolist(), *sizes)
+
+    return callback("data_iter_consecutive", data_iter_consecutive)
+
+
+def described_params(student, name):
+    """Names and shapes of the parameters of one of the notebook's `models`."""
+    as_dict(student.get("models"), "models", [name])
+    described = student.stubs.describe_model(name)
+    with decoding(f"The description of models[{name!r}]"):
+        pairs = described["params"] if described else []
+        params = [(str(key), tuple(int(n) for n in shape)) for key, shape in pairs]
+    assert params, f"models[{name!r}] should be a Gluon block with parameters."
+    return params

@@ -53,6 +53,14 @@ def linear(values):
     return values
 
 
+def toy_params(rng, V, H):
+    """Parameters of the toy recurrence, whose state fades: ‖W_state‖ = 0.6."""
+    scales = {(V, H): 0.5, (H, H): 1.0, (H,): 0.1, (H, V): 0.5, (V,): 0.1}
+    params = [rng.normal(0, scale, shape) for shape, scale in scales.items()]
+    params[1] *= 0.6 / np.linalg.norm(params[1], 2)
+    return [param.astype("float32") for param in params]
+
+
 def _sigmoid(values):
     return 1 / (1 + np.exp(-values))
 

@@ -2,14 +2,16 @@
 
 import numpy as np
 import pytest
-from expect import PERPLEXITY, as_number, assert_close
+from expect import PERPLEXITY, as_indices, as_number, assert_close, callback, first_zeros
 
 ### BEGIN HIDDEN TESTS
+# isort: split
+import itertools
 import math
 
 import oracle
-from expect import FORWARD, is_close
-from fakes import TableModel
+from expect import FORWARD, as_arrays, is_close
+from fakes import TableModel, consecutive_for
 
 ### END HIDDEN TESTS
 
@@ -18,34 +20,25 @@ from fakes import TableModel
 def test_evaluate_example(student):
     """A model that finds all 5 symbols equally likely has perplexity 5."""
 
-    def begin(batch_size):
-        return [np.zeros((1, batch_size, 2), "float32")]
-
-    def step(inputs, state, is_recording, is_training):
-        return np.zeros((inputs.size, 5), "float32"), state
+    def guess(inputs, state, is_recording, is_training):
+        symbols = as_indices(inputs, "The input handed to the model, [B, T],", 5)
+        return np.zeros((symbols.size, 5), "float32"), state
 
     text = [0, 1, 2, 3, 4] * 5
     X, Y = np.array([text[:24]], "float32"), np.array([text[1:]], "float32")
     helpers = {"data_iter_consecutive": lambda *args, **kwargs: [(X, Y)]}
     target = student.ref("evaluate_perplexity")
+    begin, step = callback("begin_state", first_zeros), callback("model", guess)
     found = student.stubs.judge_with_model(target, helpers, begin, step, [], [text, 1, 24, student.ctx])
     assert_close(as_number(found, "evaluate_perplexity(...)"), 5, "The perplexity of guessing among 5", PERPLEXITY)
 
 
 ### BEGIN HIDDEN TESTS
-def helpers():
-    """A good data_iter_consecutive."""
-
-    def consecutive(corpus_indices, batch_size, num_steps, ctx=None):
-        return oracle.consecutive_minibatches(list(corpus_indices), batch_size, num_steps)
-
-    return {"data_iter_consecutive": consecutive}
-
-
 def evaluate(student, model, text, B, T):
     """What evaluate_perplexity makes of a fake model."""
     target, after = student.ref("evaluate_perplexity"), [text, B, T, student.ctx]
-    found = student.stubs.judge_with_model(target, helpers(), model.begin, model.step, [], after)
+    helpers = {"data_iter_consecutive": consecutive_for(text)}
+    found = student.stubs.judge_with_model(target, helpers, model.begin, model.step, [], after)
     return as_number(found, "evaluate_perplexity(...)")
 
 
@@ -81,17 +74,18 @@ def test_value(student, rng, B, T, length):
     model = TableModel(rng, length, scale=0.15)
     found = evaluate(student, model, text, B, T)
     place = {symbol: i for i, symbol in enumerate(text)}
-    nats, places = [], []
+    nats, swapped, places = [], [], []
     for symbols, scores in zip(model.fed, model.scores, strict=True):
         at = np.vectorize(place.get)(symbols)
         known = at + 1 < length
         labels = np.array(text)[np.where(known, at + 1, 0)]
         nats.append(oracle.nats(scores, labels)[known])
+        swapped.append(oracle.nats(scores, labels.T.reshape(labels.shape))[known])
         places.append(at)
     assert places, "evaluate_perplexity never calls the model."
     assert_coverage(places, length, B, T)
     assert_carried(model, places)
-    assert_perplexity(found, nats)
+    assert_perplexity(found, nats, swapped)
 
 
 def assert_coverage(places, length, B, T):
@@ -104,17 +98,16 @@ def assert_coverage(places, length, B, T):
 def assert_carried(model, places):
     """Where the rows go on from one call to the next, so does the state; one tail may stand apart."""
     breaks = 0
-    calls = list(zip(places, places[1:], model.went_on[1:], strict=False))
-    for before, after, went_on in calls:
+    for (before, after), went_on in zip(itertools.pairwise(places), model.went_on[1:], strict=True):
         goes_on = before.shape[1] == after.shape[1] and (after[0] == before[-1] + 1).all()
         breaks += not goes_on
         assert went_on or not goes_on, "The state that the model returns should be handed to its next call."
     assert breaks <= 1, "Read the text in consecutive minibatches, so that the state can be carried on."
 
 
-def assert_perplexity(found, nats):
+def assert_perplexity(found, nats, swapped):
     """The value; the message names the mistake if it is a known one."""
-    mean = np.concatenate([part.ravel() for part in nats]).mean()
+    mean = np.concatenate(nats, None).mean()
     if is_close(found, math.exp(mean), **PERPLEXITY):
         return
     known = {
@@ -123,6 +116,9 @@ def assert_perplexity(found, nats):
         "the mean loss; its exponential is missing": mean,
         "2 to the power of nats; take exp": 2**mean,
         "exp of the last minibatch's loss only": math.exp(nats[-1].mean()),
+        "what labels in another order than the outputs make: outputs are ordered by time first": math.exp(
+            np.concatenate(swapped, None).mean()
+        ),
         "exp of the sum over minibatches": math.exp(min(700, sum(part.mean() for part in nats))),
     }
     for mistake, wrong in known.items():
@@ -144,14 +140,16 @@ def test_no_gradient(student, rng):
 def test_changes_nothing(student, rng):
     """A model with parameters is measured right and has the same parameters afterwards."""
     V, H, B, T = 7, 3, 1, 4
-    shapes = ((V, H), (H, H), (H,), (H, V), (V,))
-    params = [rng.normal(0, 0.5, shape).astype("float32") for shape in shapes]
+    params = oracle.toy_params(rng, V, H)
     student.stubs.set_toy(params)
     model = student.keep(student.stubs.ref("make_toy_model"), True)
     text = [int(i) for i in rng.integers(0, V, 5 * T + 1)]
     target = student.ref("evaluate_perplexity")
-    found = student.stubs.judge_alone(target, helpers(), model, text, B, T, student.ctx)
-    for value, before in zip(student.stubs.read_params(model), params, strict=True):
+    helpers = {"data_iter_consecutive": consecutive_for(range(V))}
+    found = student.stubs.judge_alone(target, helpers, model, text, B, T, student.ctx)
+    after = as_arrays(student.stubs.read_params(model), "the parameters", len(params))
+    for value, before in zip(after, params, strict=True):
+        assert value.shape == before.shape, "A parameter has another shape after evaluate_perplexity."
         assert_close(value, before, "A parameter, after evaluate_perplexity,", FORWARD)
     inputs = oracle.to_onehot([text[:-1]], V)
     scores, _ = oracle.recurrence(inputs, np.zeros((B, H)), params, oracle.linear)

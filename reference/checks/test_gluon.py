@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from expect import as_array, as_pair, as_text
+from expect import as_array, as_indices, as_pair, as_text, callback, decoding, first_zeros
 
 ### BEGIN HIDDEN TESTS
+# isort: split
 import oracle
-from expect import FORWARD, as_arrays, as_dict, assert_close
-from fakes import TableModel, alphabet
+from expect import FORWARD, as_arrays, as_count, assert_close
+from fakes import TableModel, alphabet, described_params
 
 ### END HIDDEN TESTS
 
@@ -20,14 +21,24 @@ def output_of(result, T, B, V):
     return as_array(output, f"the output of RNNModel for inputs [{B}, {T}]", (T * B, V)), state
 
 
+def layouts_of(student, *form):
+    """The layouts of recurrent layers with which RNNModel runs."""
+    with decoding("The layouts that RNNModel takes"):
+        layouts = [str(layout) for layout in student.stubs.layouts_that_run(*form)]
+        assert layouts, "RNNModel takes no recurrent layer."
+    return layouts
+
+
 @pytest.mark.check("RNNModel.example")
 def test_rnn_model_example(student):
     """Around an LSTM with 8 units: inputs [2, 3] of 5 symbols make an output [6, 5] and two state arrays."""
-    layout = student.stubs.layouts_that_run("lstm", 8, 1, 5)[0]
+    layout = layouts_of(student, "lstm", 8, 1, 5)[0]
     model = student.keep(student.stubs.ref("make_rnn_model"), "lstm", 8, 1, layout, 5, 1)
     X = np.array([[0, 1, 2], [3, 4, 0]], "float32")
     _, state = output_of(student.stubs.run_model(model, X), 3, 2, 5)
-    assert len(state) == 2, f"The state of an LSTM holds two arrays, not {len(state)}."
+    with decoding("The state of RNNModel"):
+        count = len(state)
+    assert count == 2, f"The state of an LSTM holds two arrays, not {count}."
 
 
 ### BEGIN HIDDEN TESTS
@@ -53,7 +64,7 @@ def readable_weights(named, num_layers, V, width):
 def test_rnn_model(student, rng, kind, num_layers, width, B, T, V):
     """The output is what the layer's and the dense layer's weights compute, ordered by time first."""
     problems = []
-    for layout in student.stubs.layouts_that_run(kind, width, num_layers, V):
+    for layout in layouts_of(student, kind, width, num_layers, V):
         try:
             judge_rnn_model(student, rng, (kind, width, num_layers, layout, V), B, T)
         except AssertionError as problem:  # the notebook's layers may have another layout than Gluon's default
@@ -68,16 +79,21 @@ def judge_rnn_model(student, rng, form, B, T):
     model = student.keep(student.stubs.ref("make_rnn_model"), *form, int(rng.integers(1 << 30)))
     X = rng.integers(0, V, (B, T)).astype("float32")
     output, state = output_of(student.stubs.run_model(model, X), T, B, V)
-    for array in state:
-        assert B in as_array(array, "a state of RNNModel").shape, "The state should have a row for each text."
-    assert_laws(student, rng, model, X, output)
-    weights = readable_weights(student.stubs.read_weights(model), num_layers, V, width)
+    with decoding("The state of RNNModel"):
+        shapes = [as_array(array, "a state of RNNModel").shape for array in state]
+    assert shapes, "RNNModel returns an empty state."
+    assert all(B in shape for shape in shapes), f"The state of RNNModel has shape {shapes[0]}, without B = {B}."
+    with decoding("The weights of RNNModel"):
+        named = [(str(name), as_array(value, name)) for name, value in student.stubs.read_weights(model)]
+        weights = readable_weights(named, num_layers, V, width)
     if weights is not None:
         layers, dense = weights
-        expected = oracle.gluon_model(kind, layers, dense, X, V)
+        with decoding("The weights of RNNModel"):
+            expected = oracle.gluon_model(kind, layers, dense, X, V)
         by_row = expected.reshape(T, B, V).swapaxes(0, 1).reshape(-1, V)
         why = "The rows are ordered by text first; time should come first." if np.allclose(output, by_row, 1e-3) else ""
         assert_close(output, expected, "The output of RNNModel", FORWARD, why)
+    assert_laws(student, rng, model, X, output)
 
 
 def assert_laws(student, rng, model, X, output):
@@ -90,9 +106,8 @@ def assert_laws(student, rng, model, X, output):
     differs = (np.abs(other.reshape(T, B, V) - steps) > 1e-4).any(axis=2)
     only_last = np.zeros((T, B), bool)
     only_last[-1, -1] = True
-    assert (differs == only_last).all(), (
-        "Changing the last input of the last text should change the last row of the output, and no other."
-    )
+    law = "Changing the last input of the last text should change the last row of the output, and no other."
+    assert (differs == only_last).all(), law
     if T == 1:
         return
     half = T // 2
@@ -111,16 +126,16 @@ def assert_laws(student, rng, model, X, output):
 def test_predict_rnn_gluon_example(student):
     """With a model that always finds the symbol after its input most likely, `ab` goes on with `cda`."""
 
-    def begin(batch_size):
-        return [np.zeros((1, batch_size, 2), "float32")]
-
-    def step(inputs, state, is_recording, is_training):
-        return np.eye(4, dtype="float32")[(inputs.T.ravel().astype(int) + 1) % 4], state
+    def after_it(inputs, state, is_recording, is_training):
+        symbols = as_indices(inputs, "The input handed to the model, [B, T],", 4)
+        return np.eye(4, dtype="float32")[(symbols.T.ravel() + 1) % 4], state
 
     letters = list("abcd")
     rest = [4, student.ctx, letters, {letter: i for i, letter in enumerate(letters)}]
     target = student.ref("predict_rnn_gluon")
-    text = as_text(student.stubs.judge_with_model(target, {}, begin, step, ["ab", 3], rest), "predict_rnn_gluon(...)")
+    begin, step = callback("begin_state", first_zeros), callback("model", after_it)
+    text = student.stubs.judge_with_model(target, {}, begin, step, ["ab", 3], rest)
+    text = as_text(text, "predict_rnn_gluon(...)")
     assert text == "abcda", f"predict_rnn_gluon('ab', 3, ...) gave {text!r}, expected 'abcda'."
 
 
@@ -145,11 +160,11 @@ UNITS = 256
 EXPECTED = {"rnn": ("rnn", 1), "gru": ("gru", 1), "lstm": ("lstm", 1), "lstm2": ("lstm", 2)}
 
 
-def recurrent_layers(params):
+def recurrent_layers(name, params):
     """The gates of each layer, from the shapes of the hidden-to-hidden weights [gates · units, units]."""
-    shapes = [shape for name, shape in params if name.endswith("h2h_weight")]
+    shapes = [shape for key, shape in params if key.endswith("h2h_weight")]
     bad = [shape for shape in shapes if len(shape) != 2 or shape[1] != UNITS or shape[0] % UNITS]
-    assert not bad, f"should have {UNITS} hidden units, but a hidden-to-hidden weight has shape {bad[0]}."
+    assert not bad, f"models[{name!r}] should have {UNITS} units, but a hidden-to-hidden weight is {bad[0]}."
     return [shape[0] // UNITS for shape in shapes]
 
 
@@ -163,22 +178,19 @@ def square_blocks(params):
 @pytest.mark.parametrize("name", list(EXPECTED))
 def test_models(student, name):
     """The right cell, number of layers and units; it reads a text and gives finite scores."""
-    as_dict_of_models = student.get("models")
-    as_dict(as_dict_of_models, "models", [name])
-    described = student.stubs.describe_model(name)
-    assert described and described["params"], f"models[{name!r}] should be an RNNModel."
+    params = described_params(student, name)
     cell, num_layers = EXPECTED[name]
     gates = oracle.GATES[cell]
-    layers = recurrent_layers(described["params"])
+    layers = recurrent_layers(name, params)
     if layers:
-        assert layers == [gates] * num_layers, (
-            f"models[{name!r}] should have {num_layers} {cell} layer(s), but has {len(layers)} of {layers} gates."
-        )
+        found = f"{len(layers)} with {layers} blocks of weights"
+        right = [gates] * num_layers
+        assert layers == right, f"models[{name!r}] should have {num_layers} {cell} layer(s), but has {found}."
     else:
         blocks = gates * (2 * num_layers - 1)
-        found = square_blocks(described["params"])
+        found = square_blocks(params)
         assert found == blocks, f"models[{name!r}] does not have the weights of {num_layers} {cell} layer(s)."
-    V = student.get("vocab_size")
+    V = as_count(student.get("vocab_size"), "vocab_size")
     output, _ = output_of(student.stubs.run_trained(name, np.zeros((2, 3), "float32")), 3, 2, V)
     assert np.isfinite(output).all(), f"The output of models[{name!r}] is not finite: training has diverged."
 
@@ -186,7 +198,7 @@ def test_models(student, name):
 @pytest.mark.check("models")
 def test_scratch_params(student):
     """The five trained parameters of the network from scratch."""
-    V, width = student.get("vocab_size"), student.get("num_hiddens")
+    V, width = (as_count(student.get(name), name) for name in ("vocab_size", "num_hiddens"))
     values = as_arrays(student.get("scratch_params"), "scratch_params", 5)
     sizes = [value.size for value in values]
     assert sizes == [V * width, width * width, width, width * V, V], f"scratch_params has arrays of sizes {sizes}."

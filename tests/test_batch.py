@@ -1,0 +1,166 @@
+"""A batch of small notebooks, graded by the real command: it resumes, survives kills, and blames the right side."""
+
+from __future__ import annotations
+
+import csv
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from grader.batch import grade_batch
+from grader.config import load_assignment
+from grader.gradebook import Gradebook
+from grader.intake import collect
+from grader.pipeline import grade_submission, set_up
+from grader.types import Grade, Status
+from tests.conftest import notebook_of
+from tests.small import folder_with
+
+ROOT = Path(__file__).parents[1]
+CHECK = """
+import pytest
+
+@pytest.mark.check("f")
+def test_f(student):
+    assert student.f(2) == 4, "f(2) should be 4"
+"""
+
+
+@pytest.fixture
+def course(tmp_path: Path) -> Path:
+    """An assignment with one check, a text of random letters, and a class: right, wrong, slow."""
+    folder = tmp_path / "assignment"
+    folder.mkdir()
+    folder_with(folder, corpus="time-machine", curves=False)
+    (folder / "checks" / "test_f.py").write_text(CHECK)
+    letters = random.Random(0).choices("abcdefghijklmnopqrstuvwxyz ", k=180_000)
+    (tmp_path / "text.txt").write_text("".join(letters))
+    for name, source in (
+        ("right", "def f(x): return 2 * x"),
+        ("slow", "import time; time.sleep(3)\ndef f(x): return x + x"),
+        ("wrong", "def f(x): return x"),
+    ):
+        (tmp_path / "submitted" / name).mkdir(parents=True)
+        (tmp_path / "submitted" / name / "homework.ipynb").write_bytes(notebook_of(source))
+    return tmp_path
+
+
+def command(course: Path, out: str, *more: str) -> list[str]:
+    arguments = [str(course / "submitted"), "-o", str(course / out), "--assignment", str(course / "assignment")]
+    options = ["--profile", "smoke", "--corpus-file", str(course / "text.txt"), *more]
+    return [sys.executable, "-m", "grader.cli", "grade", *arguments, *options]
+
+
+def scores(course: Path, out: str) -> dict[str, str]:
+    with (course / out / "grades.csv").open(newline="") as file:
+        return {row["student_id"]: row["score"] for row in csv.DictReader(file)}
+
+
+def test_a_class_is_graded_and_the_same_command_again_takes_what_it_has(course: Path) -> None:
+    """Right gets the points, wrong gets none; the second run grades nothing and leaves grades.csv as it was."""
+    first = subprocess.run(command(course, "out"), cwd=ROOT, capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    assert scores(course, "out") == {"right": "2", "slow": "2", "wrong": "0"}
+    before = (course / "out" / "grades.csv").read_bytes()
+    again = subprocess.run(command(course, "out"), cwd=ROOT, capture_output=True, text=True)
+    assert again.stdout.count("already graded") == 3
+    assert (course / "out" / "grades.csv").read_bytes() == before
+
+
+def test_a_batch_killed_in_the_middle_ends_in_the_same_grades(course: Path) -> None:
+    """SIGKILL to the coordinator leaves no process, loses no grade, and the same command finishes the work."""
+    process = subprocess.Popen(command(course, "out", "--jobs", "1"), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert "right" in process.stdout.readline()
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    assert not psutil.wait_procs(family, timeout=10)[1]
+    done = subprocess.run(command(course, "out"), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("already graded") == 1
+    assert scores(course, "out") == {"right": "2", "slow": "2", "wrong": "0"}
+
+
+def test_a_worker_that_is_killed_costs_nobody_a_point(course: Path) -> None:
+    """What it had in hand is graded again by another worker."""
+    process = subprocess.Popen(command(course, "out", "--jobs", "1"), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert "right" in process.stdout.readline()
+    workers = [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
+    workers[0].kill()
+    assert process.wait(60) == 0
+    assert scores(course, "out") == {"right": "2", "slow": "2", "wrong": "0"}
+
+
+def test_ctrl_c_finishes_what_runs_and_can_be_resumed(course: Path) -> None:
+    """Exit code 130; what was in hand is recorded, the rest is graded by the same command."""
+    process = subprocess.Popen(
+        command(course, "out", "--jobs", "1"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert "right" in process.stdout.readline()
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 130, complaint
+    assert "Traceback" not in complaint
+    assert scores(course, "out") == {"right": "2", "slow": "2"}
+    assert subprocess.run(command(course, "out"), cwd=ROOT, capture_output=True).returncode == 0
+    assert scores(course, "out") == {"right": "2", "slow": "2", "wrong": "0"}
+
+
+def test_a_fault_of_ours_is_never_a_zero(course: Path, tier: str) -> None:
+    """A file that vanishes before it is graded ends as needs_regrade with an empty score, not as 0."""
+    assignment = load_assignment(course / "assignment")
+    bench = set_up(assignment, assignment.profile("smoke"), tier, str(course / "text.txt"))
+    submissions = collect(course / "submitted", course / "work")
+    (course / "submitted" / "wrong" / "homework.ipynb").unlink()
+    reported: list[Grade] = []
+    with Gradebook.open(course / "book.sqlite") as book:
+        run_id = book.begin_run(command="test", profile="smoke", started_at="2026-01-01T00:00:00+00:00")
+        grade_batch(
+            [s for s in submissions if s.student_id != "slow"],
+            bench,
+            book,
+            run_id,
+            jobs=2,
+            report=lambda grade, known: reported.append(grade),
+            publish=lambda grade: None,
+        )
+        assert book.find("wrong", reported[-1].key) is None
+    unknown = {grade.student_id: grade for grade in reported}["wrong"]
+    assert (unknown.status, unknown.score) == (Status.NEEDS_REGRADE, None)
+    assert "fault of ours" in unknown.message
+
+
+@pytest.mark.parametrize(
+    ("cell", "verdict"),
+    [
+        ("import time\ndef f(x):\n    time.sleep(99)", "TIMED_OUT"),
+        ("import os\ndef f(x): os._exit(0)", "KERNEL_DIED"),
+        ("def f(x): return 1 / 0", "RAISED"),
+        ("def f(x): raise NotImplementedError", "MISSING"),
+        ("def f(x): return object()", "FAILED"),
+    ],
+    ids=["endless", "exits", "raises", "stub", "no data"],
+)
+def test_one_check_gone_wrong_costs_that_check(course: Path, tier: str, cell: str, verdict: str) -> None:
+    """However a function fails, a second check on another function still gets its points."""
+    checks = [{"id": one, "title": one, "points": 2, "hidden": False, "hint": ""} for one in "fg"]
+    folder_with(course / "assignment", corpus="time-machine", curves=False, checks=checks)
+    more = CHECK + '\n@pytest.mark.check("g")\ndef test_g(student):\n    assert student.g() == 1\n'
+    (course / "assignment" / "checks" / "test_f.py").write_text(more)
+    assignment = load_assignment(course / "assignment")
+    bench = set_up(assignment, assignment.profile("smoke"), tier, str(course / "text.txt"))
+    path = course / "one.ipynb"
+    path.write_bytes(notebook_of(cell, "def g(): return 1"))
+    grade = grade_submission(collect(path, course / "work")[0], bench)
+    assert {check.check_id: check.outcome.value for check in grade.checks} == {"f": verdict, "g": "PASSED"}
+    assert grade.status is Status.GRADED

@@ -1,0 +1,70 @@
+"""Whatever is mistyped, the command line answers with one sentence and the right exit code, never a traceback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_grader(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "grader.cli", *arguments], cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["nosuch"], 2, "nosuch"),
+        (["grade"], 2, "SUBMISSIONS"),
+        (["grade", "."], 2, "--output"),
+        (["grade", "nowhere", "-o", "TMP/out"], 2, "nowhere"),
+        (["grade", "TMP", "-o", "TMP/out"], 2, "no submission"),
+        (["grade", ".", "-o", "TMP/out", "--jobs", "0"], 2, "--jobs"),
+        (["grade", ".", "-o", "TMP/out", "--jobs", "two"], 2, "two"),
+        (["grade", ".", "-o", "TMP/out", "--profile", "huge"], 2, "choose one of smoke, cpu, gpu"),
+        (["grade", ".", "-o", "TMP/out", "--assignment", "tests"], 2, "assignment.yaml"),
+        (["grade", ".", "-o", "TMP/out", "--frobnicate"], 2, "--frobnicate"),
+        (["grade", "tests/submissions/empty_notebook", "-o", "Makefile/x", "--profile", "smoke"], 2, "Makefile/x"),
+        (["check", "nowhere.ipynb"], 2, "nowhere.ipynb"),
+        (["leaderboard", "nowhere"], 2, "nowhere"),
+        (["leaderboard", "TMP/text"], 2, "TMP/text"),
+        (["release", "--assignment", "nowhere"], 2, "nowhere"),
+        (["data", "-o", "Makefile/x"], 3, "Makefile/x"),
+        (["data", "-o", "TMP/x", "--corpus-file", "TMP/text"], 3, "TMP/text"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_gets_one_sentence(tmp_path: Path, arguments: list[str], code: int, sentence: str) -> None:
+    """The sentence names what was wrong; nothing else is printed."""
+    (tmp_path / "text").write_text("too short")
+    done = run_grader(*(argument.replace("TMP", str(tmp_path)) for argument in arguments))
+    assert done.returncode == code, done.stderr
+    assert sentence.replace("TMP", str(tmp_path)) in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["", "grade", "check", "leaderboard", "release", "data", "doctor"])
+def test_every_command_explains_itself(command: str) -> None:
+    """--help exits with 0 and says what the command does."""
+    done = run_grader(*command.split(), "--help")
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+
+
+def test_the_released_folder_is_what_the_master_makes() -> None:
+    """assignment/ in the repository is up to date."""
+    done = run_grader("release", "--check")
+    assert done.returncode == 0, done.stdout
+
+
+def test_doctor_shows_each_promise() -> None:
+    """On a machine that can grade, every promise is kept and the exit code is 0."""
+    done = run_grader("doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "NO" not in done.stdout
+    assert "no host socket can be reached" in done.stdout
