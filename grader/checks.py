@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import io
 import os
+import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -37,13 +38,15 @@ def run_checks(assignment: Assignment, wanted: Collection[str], student: Student
     plugin = _Plugin(assignment.checks, set(wanted), student, seed)
     folder = str(Path(assignment.folder) / "checks")
     output = io.StringIO()
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), _quiet_environment():
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), _fresh_modules(folder):
         status = pytest.main([*_PYTEST_OPTIONS, f"--rootdir={folder}", folder], plugins=[plugin])
     if plugin.broken:
         raise InfrastructureError(f"a check broke by its own fault: {plugin.broken}")
+    tail = " ".join(output.getvalue().split())[-500:]
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        tail = " ".join(output.getvalue().split())[-500:]
         raise AssignmentError(f"the checks in {folder} could not be run: {tail}")
+    if not plugin.session_over and plugin.decided != set(wanted):
+        raise InfrastructureError(f"a check came to no verdict: {sorted(set(wanted) - plugin.decided)[0]}: {tail}")
     return [plugin.result(check) for check in assignment.checks if check.id in plugin.decided]
 
 
@@ -65,7 +68,7 @@ class _Plugin:
         self._verdicts: dict[str, tuple[Outcome, str]] = {}
         self._seconds: dict[str, float] = {}
         self._to_run: dict[str, int] = {}
-        self._session_over = False
+        self.session_over = False
         self.broken = ""
 
     @property
@@ -119,7 +122,7 @@ class _Plugin:
 
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
         """Leave out what can no longer be asked, or what is decided already."""
-        if self.broken or self._session_over or _check_id(item) in self.decided:
+        if self.broken or self.session_over or _check_id(item) in self.decided:
             return True
         return None
 
@@ -132,7 +135,7 @@ class _Plugin:
             self._record(check_id, Outcome.FAILED, _message(error))
             raise
         except StudentError as error:
-            self._session_over = isinstance(error, SessionOver)
+            self.session_over = isinstance(error, SessionOver)
             self._record(check_id, error.outcome, str(error))
             raise
         except Exception as error:
@@ -161,10 +164,15 @@ def _message(error: AssertionError) -> str:
 
 
 @contextlib.contextmanager
-def _quiet_environment() -> Iterator[None]:
-    """pytest takes options from the environment; a grade must not."""
+def _fresh_modules(folder: str) -> Iterator[None]:
+    """Each submission meets check files as they are on disk, and pytest takes no options from the environment."""
     saved = {name: os.environ.pop(name) for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS") if name in os.environ}
+    path = list(sys.path)
     try:
         yield
     finally:
         os.environ.update(saved)
+        sys.path[:] = path
+        for name, module in list(sys.modules.items()):
+            if Path(getattr(module, "__file__", None) or "/").parent == Path(folder):
+                del sys.modules[name]

@@ -44,6 +44,12 @@ INTERRUPTED = 130
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 console = Console(highlight=False)
 
+
+def say(text: str, style: str | None = None) -> None:
+    """One line, which only a terminal may wrap."""
+    console.print(text, style=style, soft_wrap=True)
+
+
 AssignmentOption = Annotated[Path, typer.Option("--assignment", help="The assignment folder.")]
 ProfileOption = Annotated[str, typer.Option("--profile", help="The scale: a profile of assignment.yaml.")]
 CorpusOption = Annotated[
@@ -61,7 +67,7 @@ def root(
 ) -> None:
     """Grade notebooks of a character language model homework: sandboxed, with held-out perplexity in lock-step."""
     if version:
-        console.print(f"grader {__version__}")
+        say(f"grader {__version__}")
         raise typer.Exit
 
 
@@ -118,13 +124,13 @@ def check(
     titles = {item.id: item for item in loaded.checks}
     for verdict in result.checks:
         passed = verdict.outcome is Outcome.PASSED
-        console.print(f"[{'green' if passed else 'red'}]{verdict.outcome.value:>9}[/]  {escape(verdict.check_id)}")
+        say(f"[{'green' if passed else 'red'}]{verdict.outcome.value:>9}[/]  {escape(verdict.check_id)}")
         if not passed:
-            console.print(f"           {escape(one_line(verdict.message))}\n           {titles[verdict.check_id].hint}")
+            say(f"           {escape(one_line(verdict.message))}\n           {titles[verdict.check_id].hint}")
     failed = sum(verdict.outcome is not Outcome.PASSED for verdict in result.checks)
     if result.message:
-        console.print(escape(one_line(result.message)), style="yellow")
-    console.print(f"{len(result.checks) - failed} passed, {failed} failed in {result.wall_time_s:.0f} s")
+        say(escape(one_line(result.message)), style="yellow")
+    say(f"{len(result.checks) - failed} passed, {failed} failed in {result.wall_time_s:.0f} s")
     raise typer.Exit(1 if failed else 0)
 
 
@@ -149,9 +155,9 @@ def release(
     """Write the student's version of the homework from the master notebook."""
     changed = write_release(assignment, out, check=verify)
     for path in changed:
-        console.print(f"{'would change' if verify else 'wrote'} {path}")
+        say(f"{'would change' if verify else 'wrote'} {path}")
     if not changed:
-        console.print(f"{out} is up to date")
+        say(f"{out} is up to date")
     raise typer.Exit(1 if verify and changed else 0)
 
 
@@ -167,7 +173,7 @@ def data(
     split = set_up(loaded, scale, "none", str(corpus_file) if corpus_file else None).split
     for name, text in (("train.txt", split.train), ("test.txt", split.test)):
         write_text(out / name, text)
-        console.print(f"wrote {out / name} ({len(text):,} characters)")
+        say(f"wrote {out / name} ({len(text):,} characters)")
 
 
 @app.command()
@@ -198,9 +204,7 @@ def _tier(allow_unsandboxed: bool) -> str:
     tier = pick_tier(allow_unsandboxed=allow_unsandboxed)
     require(tier)
     if tier == "none":
-        console.print(
-            "WARNING: no sandbox. Student code runs with your rights; every report says so.", style="bold red"
-        )
+        say("WARNING: no sandbox. Student code runs with your rights; every report says so.", style="bold red")
     return tier
 
 
@@ -230,9 +234,7 @@ def _progress(total: int) -> Iterator[Report]:
             left = (datetime.now() - started).total_seconds() / done * (total - done)
             eta = "" if console.is_terminal else f"  about {left:.0f} s left"
             how = "already graded" if known else f"{grade.wall_time_s:.0f} s{eta}"
-            console.print(
-                f"{done:>4}/{total}  {escape(grade.student_id):<28} {grade.status.value:<18} {score:>10}  {how}"
-            )
+            say(f"{done:>4}/{total}  {escape(grade.student_id):<28} {grade.status.value:<18} {score:>10}  {how}")
 
         yield report
 
@@ -240,7 +242,7 @@ def _progress(total: int) -> Iterator[Report]:
 def _summary(out: Path, assignment: Assignment, grades: list[Grade]) -> None:
     """The leaderboard, the files to open, and the exit code."""
     console.print(leaderboard_table(board_rows(out, grades, assignment)))
-    console.print("\nOpen these:")
+    say("\nOpen these:")
     for name, what in (
         ("leaderboard.html", "the leaderboard with its intervals"),
         ("grades.csv", "every grade"),
@@ -248,12 +250,10 @@ def _summary(out: Path, assignment: Assignment, grades: list[Grade]) -> None:
         ("results/", "Gradescope's results.json for each student"),
         (GRADEBOOK, "the gradebook"),
     ):
-        console.print(f"  {out / name}{'/' if name.endswith('/') else ''}  {what}")
+        say(f"  {out / name}{'/' if name.endswith('/') else ''}  {what}")
     unknown = ungraded(grades)
     if unknown:
-        console.print(
-            f"{len(unknown)} could not be graded by a fault of ours; run the same command again.", style="red"
-        )
+        say(f"{len(unknown)} could not be graded by a fault of ours; run the same command again.", style="red")
     raise typer.Exit(1 if unknown else 0)
 
 

@@ -66,7 +66,7 @@ def test_a_class_is_graded_and_the_same_command_again_takes_what_it_has(course: 
     """Right gets the points, wrong gets none; the second run grades nothing and leaves grades.csv as it was."""
     first = subprocess.run(command(course, "out"), cwd=ROOT, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
-    assert scores(course, "out") == {"right": "2", "slow": "2", "wrong": "0"}
+    assert scores(course, "out") == {"right": "2.0", "slow": "2.0", "wrong": "0.0"}
     before = (course / "out" / "grades.csv").read_bytes()
     again = subprocess.run(command(course, "out"), cwd=ROOT, capture_output=True, text=True)
     assert again.stdout.count("already graded") == 3
@@ -80,12 +80,12 @@ def test_a_batch_killed_in_the_middle_ends_in_the_same_grades(course: Path) -> N
     assert "right" in process.stdout.readline()
     family = psutil.Process(process.pid).children(recursive=True)
     process.kill()
-    process.wait()
+    process.communicate()
     assert not psutil.wait_procs(family, timeout=10)[1]
     done = subprocess.run(command(course, "out"), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("already graded") == 1
-    assert scores(course, "out") == {"right": "2", "slow": "2", "wrong": "0"}
+    assert scores(course, "out") == {"right": "2.0", "slow": "2.0", "wrong": "0.0"}
 
 
 def test_a_worker_that_is_killed_costs_nobody_a_point(course: Path) -> None:
@@ -95,8 +95,9 @@ def test_a_worker_that_is_killed_costs_nobody_a_point(course: Path) -> None:
     assert "right" in process.stdout.readline()
     workers = [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
     workers[0].kill()
-    assert process.wait(60) == 0
-    assert scores(course, "out") == {"right": "2", "slow": "2", "wrong": "0"}
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert scores(course, "out") == {"right": "2.0", "slow": "2.0", "wrong": "0.0"}
 
 
 def test_ctrl_c_finishes_what_runs_and_can_be_resumed(course: Path) -> None:
@@ -111,9 +112,9 @@ def test_ctrl_c_finishes_what_runs_and_can_be_resumed(course: Path) -> None:
     _, complaint = process.communicate(timeout=60)
     assert process.returncode == 130, complaint
     assert "Traceback" not in complaint
-    assert scores(course, "out") == {"right": "2", "slow": "2"}
+    assert scores(course, "out") == {"right": "2.0", "slow": "2.0"}
     assert subprocess.run(command(course, "out"), cwd=ROOT, capture_output=True).returncode == 0
-    assert scores(course, "out") == {"right": "2", "slow": "2", "wrong": "0"}
+    assert scores(course, "out") == {"right": "2.0", "slow": "2.0", "wrong": "0.0"}
 
 
 def test_a_fault_of_ours_is_never_a_zero(course: Path, tier: str) -> None:

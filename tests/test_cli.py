@@ -19,12 +19,12 @@ def run_grader(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess
     ("arguments", "code", "sentence"),
     [
         (["nosuch"], 2, "nosuch"),
-        (["grade"], 2, "SUBMISSIONS"),
+        (["grade"], 2, "submissions"),
         (["grade", "."], 2, "--output"),
         (["grade", "nowhere", "-o", "TMP/out"], 2, "nowhere"),
-        (["grade", "TMP", "-o", "TMP/out"], 2, "no submission"),
+        (["grade", "TMP/empty", "-o", "TMP/out"], 2, "TMP/empty"),
         (["grade", ".", "-o", "TMP/out", "--jobs", "0"], 2, "--jobs"),
-        (["grade", ".", "-o", "TMP/out", "--jobs", "two"], 2, "two"),
+        (["grade", ".", "-o", "TMP/out", "--jobs", "two"], 2, "--jobs"),
         (["grade", ".", "-o", "TMP/out", "--profile", "huge"], 2, "choose one of smoke, cpu, gpu"),
         (["grade", ".", "-o", "TMP/out", "--assignment", "tests"], 2, "assignment.yaml"),
         (["grade", ".", "-o", "TMP/out", "--frobnicate"], 2, "--frobnicate"),
@@ -34,13 +34,14 @@ def run_grader(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess
         (["leaderboard", "TMP/text"], 2, "TMP/text"),
         (["release", "--assignment", "nowhere"], 2, "nowhere"),
         (["data", "-o", "Makefile/x"], 3, "Makefile/x"),
-        (["data", "-o", "TMP/x", "--corpus-file", "TMP/text"], 3, "TMP/text"),
+        (["data", "-o", "TMP/x", "--corpus-file", "TMP/text"], 3, "truncated"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_mistake_gets_one_sentence(tmp_path: Path, arguments: list[str], code: int, sentence: str) -> None:
     """The sentence names what was wrong; nothing else is printed."""
     (tmp_path / "text").write_text("too short")
+    (tmp_path / "empty").mkdir()
     done = run_grader(*(argument.replace("TMP", str(tmp_path)) for argument in arguments))
     assert done.returncode == code, done.stderr
     assert sentence.replace("TMP", str(tmp_path)) in done.stderr

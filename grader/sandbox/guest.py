@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 import wire  # type: ignore[import-not-found, unused-ignore]  # lies beside this file in the sandbox
@@ -22,16 +23,40 @@ class Refused(Exception):
     """The grader declined a callback: the call that led to it is over."""
 
 
-class MissingName(Exception):
+class MissingName(KeyError):
     """The notebook defines no such name."""
+
+
+class Notebook(MutableMapping[str, Any]):
+    """The notebook's globals as the stubs see them: what is not there is said to be missing, not an error."""
+
+    def __init__(self, names: dict[str, Any]) -> None:
+        self._names = names
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise MissingName(name)
+        return self._names[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._names[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self._names[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 class Guest:
     """Answers one request at a time until the other end says bye or hangs up."""
 
-    def __init__(self, fd: int, notebook: dict[str, Any]) -> None:
+    def __init__(self, fd: int, names: dict[str, Any]) -> None:
         self._socket = socket.socket(fileno=fd)
-        self._notebook = notebook
+        self._notebook = Notebook(names)
         self._stubs: dict[str, Any] = {}
         self._kept: dict[int, Any] = {}
         self._last_handle = 0
@@ -63,7 +88,7 @@ class Guest:
             encoder = wire.Encoder(self._leave)
             reply: bytes = wire.pack({"ok": encoder.node(result)}, encoder.body)
         except MissingName as error:
-            reply = wire.pack({"missing": str(error)})
+            reply = wire.pack({"missing": str(error.args[0])})
         except BaseException as error:  # noqa: BLE001  whatever student code raises, SystemExit too, is an answer
             reply = wire.pack({"error": _describe(error)})
         finally:
@@ -77,19 +102,14 @@ class Guest:
             result = target(*decoder.value(message["args"]), **decoder.value(message["kwargs"]))
             return _Kept(result) if message["keep"] else result
         if operation == "get":
-            return self._global(message["name"])
+            return self._notebook[message["name"]]
         if operation == "has":
             return message["name"] in self._notebook
         if operation == "load":
-            self._stubs = {"__name__": "stubs", "notebook": self._notebook}
+            self._stubs = {"__name__": "stubs", "notebook": self._notebook, "Missing": MissingName}
             exec(compile(message["source"], "stubs.py", "exec"), self._stubs)
             return None
         raise ValueError(f"unknown operation {operation!r}")
-
-    def _global(self, name: str) -> Any:
-        if name not in self._notebook:
-            raise MissingName(name)
-        return self._notebook[name]
 
     def _leave(self, value: Any) -> Any:
         """MXNet arrays leave as arrays; what is no data stays here, under a number."""
@@ -109,7 +129,7 @@ class Guest:
         if tag == "h":
             return self._kept[payload]
         if tag == "g":
-            return self._global(payload)
+            return self._notebook[payload]
         if tag == "s":
             return self._stubs[payload]
         if tag == "ctx":

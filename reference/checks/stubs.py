@@ -216,14 +216,14 @@ class ToyModel(gluon.Block):
         self.num_hiddens, self.vocab_size = _toy[3].shape
 
     def begin_state(self, batch_size=0, func=nd.zeros, ctx=None, **kwargs):
-        return [func(shape=(1, batch_size, self.num_hiddens), ctx=ctx or device(), **kwargs)]
+        return [func(shape=(batch_size, self.num_hiddens), ctx=ctx or device(), **kwargs)]
 
     def forward(self, inputs, state):
         params = [param.data(inputs.context) for param in self.collect_params().values()]
         _record.append([inputs.T.asnumpy(), autograd.is_recording()])
         steps = [nd.one_hot(column, self.vocab_size) for column in inputs.T]
-        outputs, hidden = _toy_steps(steps, state[0][0], params)
-        return nd.concat(*outputs, dim=0), [hidden.expand_dims(0)]
+        outputs, hidden = _toy_steps(steps, state[0], params)
+        return nd.concat(*outputs, dim=0), [hidden]  # no view: MXNet cannot differentiate one of a used-up graph
 
 
 def make_toy_model(fixed):

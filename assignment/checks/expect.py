@@ -1,0 +1,180 @@
+"""Turn what came back from the notebook into arrays, numbers and text, or fail with a sentence for its author."""
+
+import inspect
+import math
+from contextlib import contextmanager
+
+import numpy as np
+
+# float32 against float64, for weights of a sane size: correct implementations differ by at most 2e-6 in outputs
+# and in gradients relative to the largest one, and by less than 1e-5 after the few updates that the checks make.
+# Mistakes differ by far more.
+FORWARD = {"rtol": 1e-4, "atol": 1e-5}
+GRADIENT = {"rtol": 1e-3, "atol": 1e-5}
+TRAINED = {"rtol": 1e-3, "atol": 2e-4}  # parameters after training
+PERPLEXITY = {"rtol": 2e-4, "atol": 0}
+CLIPPED = {"rtol": 2e-5, "atol": 1e-7}  # `clip_global_norm` adds 1e-8 to the norm
+
+
+def kind(value):
+    """What to call a value in a sentence."""
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape}"
+    if isinstance(value, (list, tuple)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return "None" if value is None else f"a {getattr(value, 'type_name', type(value).__name__)}"
+
+
+def as_array(value, what, shape=None):
+    """A float64 array; of this shape, if one is given."""
+    try:
+        array = np.array(value, dtype=float)
+    except (TypeError, ValueError, OverflowError):
+        array = None
+    assert array is not None, f"{what} should be an array, but is {kind(value)}."
+    if shape is not None:
+        assert array.shape == tuple(shape), f"{what} should have shape {list(shape)}, but has {list(array.shape)}."
+    assert not np.isnan(array).any(), f"{what} contains nan."
+    return array
+
+
+def as_arrays(value, what, count, shape=None):
+    """`count` arrays from a list or tuple (or from one array, along its first axis)."""
+    is_sequence = isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim > 0)
+    assert is_sequence, f"{what} should be a list of {count} arrays, but is {kind(value)}."
+    assert len(value) == count, f"{what} should hold {count} arrays, but holds {len(value)}."
+    return [as_array(item, f"{what}[{i}]", shape) for i, item in enumerate(value)]
+
+
+def as_state(value, what, shape):
+    """The one array of an RNN's state: a tuple or list with one array of this shape."""
+    is_sequence = isinstance(value, (list, tuple))
+    assert is_sequence, f"{what} should be a tuple with one array, but is {kind(value)}."
+    return as_arrays(value, what, 1, shape)[0]
+
+
+def as_pair(value, what, names):
+    """The two parts of a tuple or list."""
+    is_pair = isinstance(value, (list, tuple)) and len(value) == 2
+    assert is_pair, f"{what} should return {names}, but returned {kind(value)}."
+    return value
+
+
+def as_number(value, what):
+    """A float, also from an array with one entry."""
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.item()
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    assert is_number, f"{what} should be a number, but is {kind(value)}."
+    assert isinstance(value, float) or abs(value) < 1 << 62, f"{what} is out of range."
+    assert not math.isnan(value), f"{what} is nan."
+    return float(value)
+
+
+def as_count(value, what):
+    """A positive int of a sane size."""
+    number = as_number(value, what)
+    assert number == int(min(number, 1 << 40)) > 0, f"{what} should be a positive integer, but is {number:.6g}."
+    return int(number)
+
+
+def as_indices(value, what, below, ndim=2):
+    """An int array of symbols 0 to below - 1, with so many axes."""
+    array = as_array(value, what)
+    assert array.ndim == ndim, f"{what} should have {ndim} axes, but has shape {list(array.shape)}."
+    assert array.size, f"{what} is empty."
+    whole = (array == np.round(array)) & (array >= 0) & (array < below)
+    assert whole.all(), f"{what} should hold indices from 0 to {below - 1}."
+    return array.astype(int)
+
+
+def as_numbers(value, what, count):
+    """A list of floats."""
+    is_sequence = isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim > 0)
+    assert is_sequence, f"{what} should be a list of {count} numbers, but is {kind(value)}."
+    assert len(value) == count, f"{what} should hold {count} numbers, but holds {len(value)}."
+    return [as_number(item, f"{what}[{i}]") for i, item in enumerate(value)]
+
+
+def as_text(value, what):
+    """A str."""
+    assert isinstance(value, str), f"{what} should be a str, but is {kind(value)}."
+    return value
+
+
+def as_dict(value, what, keys):
+    """A dict with at least these keys."""
+    assert isinstance(value, dict), f"{what} should be a dict, but is {kind(value)}."
+    missing = [key for key in keys if key not in value]
+    assert not missing, f"{what} has no entry {missing[0]!r}."
+    return value
+
+
+def is_close(actual, expected, rtol, atol):
+    """Whether all entries agree."""
+    return bool(np.allclose(actual, expected, rtol=rtol, atol=atol))
+
+
+def assert_close(actual, expected, what, tolerance, why=""):
+    """Arrays agree within a tolerance; the message shows where they differ most. Shapes agree already."""
+    actual, expected = np.asarray(actual, float), np.asarray(expected, float)
+    if is_close(actual, expected, **tolerance):
+        return
+    worst = np.unravel_index(np.argmax(np.abs(actual - expected)), actual.shape)
+    place = f" at {[int(i) for i in worst]}" if worst else ""
+    raise AssertionError(
+        f"{what} is {actual[worst]:.6g}{place}, expected {expected[worst]:.6g}." + (f" {why}" if why else "")
+    )
+
+
+@contextmanager
+def decoding(what):
+    """Whatever goes wrong inside is the fault of what came back, not of the check."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
+        raise AssertionError(f"{what} came back in a form that cannot be read ({error}).") from error
+
+
+def callback(name, function):
+    """A function for the notebook to call, which asserts that it is called with the arguments it has."""
+    signature = inspect.signature(function)
+
+    def answer(*args, **kwargs):
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:
+            raise AssertionError(f"{name} should be called as {name}{signature}.") from None
+        return function(*bound.args, **bound.kwargs)
+
+    return answer
+
+
+def onehot_for(vocab_size):
+    """A `to_onehot(X, size)` for the notebook to call, which works."""
+
+    def to_onehot(X, size):
+        assert size == vocab_size, f"to_onehot should be called with size {vocab_size}, but got {size!r}."
+        symbols = as_indices(X, "X, as handed to to_onehot,", vocab_size)
+        return list(np.eye(vocab_size, dtype="float32")[symbols.T])
+
+    return callback("to_onehot", to_onehot)
+
+
+def zeros_for(batch_size, num_hiddens):
+    """An `init_rnn_state(batch_size, num_hiddens, ctx)` for the notebook to call, which works."""
+    sizes = (batch_size, num_hiddens)
+
+    def init_rnn_state(batch_size, num_hiddens, ctx):
+        got = (batch_size, num_hiddens)
+        assert got == sizes, f"init_rnn_state should be called with {sizes}, but got {got!r}."
+        return (np.zeros(sizes, "float32"),)
+
+    return callback("init_rnn_state", init_rnn_state)
+
+
+def first_zeros(batch_size):
+    """The first state of a fake model, one array [1, B, 2]."""
+    assert isinstance(batch_size, int), "begin_state should be called with a batch_size."
+    assert 0 < batch_size < 1000, f"begin_state should not be called with batch_size {batch_size}."
+    return [np.zeros((1, batch_size, 2), "float32")]

@@ -1,0 +1,420 @@
+"""What the checks need inside the student's process: toy models, recorders, readers. Nothing here decides a grade.
+
+No expected value may stand here either: students get this file.
+"""
+
+import mxnet as mx
+import numpy as np
+from mxnet import autograd, gluon, nd
+
+ALPHABET = " abcdefghijklmnopqrstuvwxyz"
+BATCH_LIMIT = 500  # minibatches that an iterator may yield before we stop asking
+# What student code may raise when it is called in a form that it was not written for; NotImplementedError,
+# the mark of an unfinished part, is a RuntimeError and goes through.
+WRONG_FORM = (mx.base.MXNetError, TypeError, ValueError, AttributeError, AssertionError, LookupError)
+
+notebook: dict = globals().get("notebook", {})  # the loader has put it here
+_record: list = []  # what the toy recurrence was fed
+_toy: list = []  # its parameters, as numpy arrays
+
+
+def device():
+    """The notebook's context."""
+    return notebook.get("ctx") or mx.cpu()
+
+
+# -- values ---------------------------------------------------------------------------------------------------
+
+
+def itself(value):
+    """The value, so that a check can keep it here (`student.keep`) and look at it again later."""
+    return value
+
+
+def make_params(values, grads):
+    """Parameters with these values and, in their gradient buffers, these gradients."""
+    for param, grad in zip(values, grads, strict=True):
+        param.attach_grad()
+        param.grad[:] = grad
+    return values
+
+
+def grads_of(params):
+    """The gradients of parameters, None where none is attached; gluon's parameters too."""
+    if hasattr(params, "values"):
+        params = params.values()
+    return [param.grad() if callable(param.grad) else param.grad for param in params]
+
+
+def describe_params(params):
+    """For each parameter [the name of its type, whether a gradient is attached]."""
+    return [[_kind(param), getattr(param, "grad", None) is not None] for param in params]
+
+
+def _kind(value):
+    return "NDArray" if isinstance(value, nd.NDArray) else type(value).__name__
+
+
+def collect_batches(iterator, corpus, batch_size, num_steps, ctx):
+    """What a data iterator yields, at most BATCH_LIMIT times: [X, Y, type of X, type of Y, both on ctx?] each."""
+    found = []
+    for item in iterator(corpus, batch_size, num_steps, ctx):
+        X, Y = item
+        on_ctx = all(getattr(array, "context", ctx) == ctx for array in (X, Y))
+        found.append([X, Y, _kind(X), _kind(Y), on_ctx])
+        if len(found) == BATCH_LIMIT:
+            break
+    return found
+
+
+def call_in_any_form(function, indices, *args):
+    """Call with indices as a float NDArray, else int32 NDArray, else numpy array, else lists; all are in use."""
+    forms = [indices, indices.astype("int32"), indices.asnumpy().astype("int64")]
+    forms.append(forms[-1].tolist())
+    return _first_that_works(*(lambda form=form: _computed(function(form, *args)) for form in forms))
+
+
+def _first_that_works(*attempts):
+    """The result of the first attempt that does not raise; if all do, what the first one raised."""
+    first_error = None
+    for attempt in attempts:
+        try:
+            return attempt()
+        except WRONG_FORM as error:
+            first_error = first_error or error
+    raise first_error
+
+
+def _computed(value):
+    """The value, after waiting for it: MXNet reports errors only then."""
+    for part in flat(value):
+        if hasattr(part, "wait_to_read"):
+            part.wait_to_read()
+    return value
+
+
+# -- one function, alone --------------------------------------------------------------------------------------
+
+
+def judge_alone(target, helpers, *args):
+    """Call `target` while the notebook's helpers of these names are replaced, so that only its own mistakes show.
+
+    `helpers` maps names to callbacks; `data_iter_*` return lists of minibatches, `grad_clipping` takes the list of
+    gradients and theta, and returns the list of new gradients.
+    """
+    before = {name: notebook[name] for name in helpers if name in notebook}
+    notebook.update({name: _helper(name, helper) for name, helper in helpers.items()})
+    try:
+        return target(*args)
+    finally:
+        for name in helpers:
+            notebook.pop(name, None)
+        notebook.update(before)
+
+
+def _helper(name, helper):
+    if name.startswith("data_iter"):
+        return lambda *args, **kwargs: iter(helper(*args, **kwargs))
+    if name != "grad_clipping":
+        return helper
+
+    def clip(params, theta, ctx=None):
+        grads = grads_of(params)
+        for grad, new in zip(grads, helper(grads, float(theta)), strict=True):
+            grad[:] = new
+
+    return clip
+
+
+def judge_with_model(target, helpers, begin, step, before, after):
+    """The same, where the arguments are `before`, a model made of two callbacks, `after`."""
+    return judge_alone(target, helpers, *before, CallbackModel(begin, step), *after)
+
+
+class CallbackModel(gluon.Block):
+    """A model whose answers come from the check.
+
+    `begin(batch_size)` returns the list of state arrays; `step(inputs, state, is_recording, is_training)`
+    returns (outputs [T·B, V], state).
+    """
+
+    def __init__(self, begin, step):
+        super().__init__()
+        self._begin, self._step = begin, step
+
+    def begin_state(self, batch_size=1, *_, **__):
+        return self._begin(int(batch_size))
+
+    def forward(self, inputs, state):
+        return self._step(inputs, state, autograd.is_recording(), autograd.is_training())
+
+
+# -- a recurrence to train, which is not the one that the homework asks for ---------------------------------
+
+
+def set_toy(arrays):
+    """The values [W_in, W_state, b_state, W_out, b_out] with which the toy recurrence begins; forgets the record."""
+    _toy[:] = [array.asnumpy() for array in arrays]
+    _record.clear()
+
+
+def take_record():
+    """What the toy recurrence was fed: for each call [inputs [T, B], was a gradient recorded?]."""
+    record = list(_record)
+    _record.clear()
+    return record
+
+
+def toy_get_params():
+    """Fresh parameters, always the same."""
+    params = [nd.array(array, ctx=device()) for array in _toy]
+    for param in params:
+        param.attach_grad()
+    return params
+
+
+def _toy_steps(inputs, hidden, params):
+    """Outputs of a linear recurrence: it needs its state, and its gradient has a closed form."""
+    w_in, w_state, b_state, w_out, b_out = params
+    outputs = []
+    for x in inputs:
+        hidden = nd.dot(x, w_in) + nd.dot(hidden, w_state) + b_state
+        outputs.append(nd.dot(hidden, w_out) + b_out)
+    return outputs, hidden
+
+
+def toy_rnn(inputs, state, params):
+    """Takes the place of `rnn`: one-hot inputs, T arrays [B, V], and a state -> (T outputs, new state)."""
+    inputs = list(inputs)
+    with autograd.pause():
+        symbols = nd.stack(*[nd.argmax(x, axis=-1) for x in inputs])
+    _record.append([symbols.asnumpy(), autograd.is_recording()])
+    outputs, hidden = _toy_steps(inputs, state[0], params)
+    return outputs, (hidden,)
+
+
+class _Start(mx.init.Initializer):
+    """Initialises a parameter with given values, whatever the initialiser of the model is."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values = values
+
+    def _init_weight(self, _, arr):
+        arr[:] = nd.array(self.values, ctx=arr.context)
+
+
+class ToyModel(gluon.Block):
+    """Takes the place of an RNNModel; `fixed` parameters begin with the toy's values at every initialisation."""
+
+    def __init__(self, fixed):
+        super().__init__()
+        names = ("input_weight", "state_weight", "state_bias", "output_weight", "output_bias")
+        for name, values in zip(names, _toy, strict=True):
+            start = _Start(values) if fixed else "zeros" if name.endswith("bias") else None
+            self.params.get(name, shape=values.shape, init=start)
+        self.num_hiddens, self.vocab_size = _toy[3].shape
+
+    def begin_state(self, batch_size=0, func=nd.zeros, ctx=None, **kwargs):
+        return [func(shape=(batch_size, self.num_hiddens), ctx=ctx or device(), **kwargs)]
+
+    def forward(self, inputs, state):
+        params = [param.data(inputs.context) for param in self.collect_params().values()]
+        _record.append([inputs.T.asnumpy(), autograd.is_recording()])
+        steps = [nd.one_hot(column, self.vocab_size) for column in inputs.T]
+        outputs, hidden = _toy_steps(steps, state[0], params)
+        return nd.concat(*outputs, dim=0), [hidden]  # no view: MXNet cannot differentiate one of a used-up graph
+
+
+def make_toy_model(fixed):
+    """A ToyModel, initialised."""
+    model = ToyModel(fixed)
+    model.initialize(ctx=device())
+    return model
+
+
+def fill_params(model, value):
+    """Set every parameter to one value."""
+    for param in model.collect_params().values():
+        param.set_data(nd.full(param.shape, value))
+
+
+def read_params(model):
+    """The parameters' values."""
+    return [param.data().copy() for param in model.collect_params().values()]
+
+
+# -- Gluon models ---------------------------------------------------------------------------------------------
+
+CELLS = {"rnn": gluon.rnn.RNNCell, "gru": gluon.rnn.GRUCell, "lstm": gluon.rnn.LSTMCell}
+
+
+def make_layer(kind, num_hiddens, num_layers=1, layout="TNC"):
+    """A fused layer of kind rnn (tanh), gru, lstm; or, with the layout "cells", cells one above the other."""
+    if layout == "cells":
+        stack = gluon.rnn.HybridSequentialRNNCell()
+        for _ in range(num_layers):
+            stack.add(CELLS[kind](num_hiddens))
+        return stack
+    if kind == "rnn":
+        return gluon.rnn.RNN(num_hiddens, num_layers, activation="tanh", layout=layout)
+    return {"gru": gluon.rnn.GRU, "lstm": gluon.rnn.LSTM}[kind](num_hiddens, num_layers, layout=layout)
+
+
+def make_rnn_model(kind, num_hiddens, num_layers, layout, vocab_size, seed):
+    """The notebook's RNNModel around such a layer, with random weights of a sane size in all parameters."""
+    model = notebook["RNNModel"](make_layer(kind, num_hiddens, num_layers, layout), vocab_size)
+    model.initialize(ctx=device(), force_reinit=True)
+    run_model(model, nd.zeros((1, 1), ctx=device()))
+    draw = np.random.RandomState(seed)
+    for _, param in sorted(model.collect_params().items()):
+        param.set_data(nd.array(draw.uniform(-0.5, 0.5, param.shape)))
+    return model
+
+
+def layouts_that_run(kind, num_hiddens, num_layers, vocab_size):
+    """The layouts of make_layer with which the notebook's RNNModel runs; raises what "TNC" raises if none does."""
+    working, first_error = [], None
+    for layout in ("TNC", "NTC", "cells"):
+        try:
+            model = make_rnn_model(kind, num_hiddens, num_layers, layout, vocab_size, 0)
+            run_model(model, nd.zeros((2, 3), ctx=device()))
+            working.append(layout)
+        except WRONG_FORM as error:
+            first_error = first_error or error
+    if not working:
+        raise first_error
+    return working
+
+
+def run_model(model, inputs, state=None):
+    """[output, list of state arrays] of one call; begins with a fresh state if none is given."""
+    if state is None:
+        state = begin_state(model, inputs.shape[0])
+    output, state = _computed(model(inputs, state))
+    return [output, state if isinstance(state, list) else flat(state)]
+
+
+def run_on(model, inputs, before):
+    """The same, going on from the state of an earlier result of run_model."""
+    return run_model(model, inputs, before[1])
+
+
+def begin_state(model, batch_size):
+    """A model's first state, however its begin_state wants to be asked."""
+    ctx = device()
+    return _first_that_works(
+        lambda: model.begin_state(batch_size=batch_size, ctx=ctx),
+        lambda: model.begin_state(batch_size, ctx=ctx),
+        lambda: model.begin_state(batch_size, ctx),
+        lambda: model.begin_state(batch_size=batch_size),
+        lambda: model.begin_state(batch_size),
+    )
+
+
+def flat(state):
+    """The arrays of a state, which may be one array or nested lists or tuples."""
+    if isinstance(state, (list, tuple)):
+        return [array for part in state for array in flat(part)]
+    return [state]
+
+
+def read_weights(model):
+    """The model's parameters in order: pairs of name and values."""
+    return [[name, param.data()] for name, param in model.collect_params().items()]
+
+
+def describe_model(name):
+    """Of one entry of the notebook's `models`: None, or its type and the names and shapes of its parameters."""
+    model = notebook["models"].get(name)
+    if not hasattr(model, "collect_params"):
+        return None if model is None else {"type": type(model).__name__, "params": []}
+    params = [[key, [int(n) for n in param.shape or ()]] for key, param in model.collect_params().items()]
+    return {"type": type(model).__name__, "params": params}
+
+
+def run_trained(name, inputs):
+    """[output, state arrays] of one of the notebook's trained models."""
+    return run_model(notebook["models"][name], inputs)
+
+
+def make_mlp(inputs, *args):
+    """The notebook's NGramMLP, initialised with weights that let a difference be seen."""
+    mlp = notebook["NGramMLP"](*args)
+    mlp.initialize(mx.init.Uniform(0.5), ctx=device(), force_reinit=True)
+    mlp(inputs).wait_to_read()
+    return mlp
+
+
+def learn(block, inputs, labels, num_updates, learning_rate):
+    """Losses of a block over some updates by gradient descent on one minibatch."""
+    loss, losses = gluon.loss.SoftmaxCrossEntropyLoss(), []
+    trainer = gluon.Trainer(block.collect_params(), "sgd", {"learning_rate": learning_rate})
+    for _ in range(num_updates):
+        with autograd.record():
+            mean = loss(block(inputs), labels).mean()
+        mean.backward()
+        trainer.step(1)
+        losses.append(float(mean.asscalar()))
+    return losses
+
+
+def gradients_of_rnn(rnn, inputs, state, params, weights):
+    """Gradients of Σ_t Σ weights_t · outputs_t with respect to the parameters of the notebook's rnn."""
+    for param in params:
+        param.attach_grad()
+    with autograd.record():
+        outputs, _ = rnn(inputs, state, params)
+        total = sum((weight * output).sum() for weight, output in zip(weights, outputs, strict=True))
+    total.backward()
+    return [param.grad for param in params]
+
+
+# -- lock-step perplexity -------------------------------------------------------------------------------------
+
+
+class _Opened:
+    """A model in the middle of reading: its state, and how the alphabet maps to its indices."""
+
+    def __init__(self, name, lanes):
+        to_index = notebook.get("char_to_idx")
+        if not isinstance(to_index, dict):
+            pairs = notebook["idx_to_char"]
+            pairs = pairs.items() if isinstance(pairs, dict) else enumerate(pairs)
+            to_index = {char: index for index, char in pairs}
+        self.indices = np.array([int(to_index[char]) for char in ALPHABET])
+        self.columns = nd.array(self.indices, ctx=device(), dtype="int32")
+        self.lanes, self.dtype = lanes, "float32"
+        self.vocab_size = notebook.get("vocab_size") or len(to_index)
+        self.model = None if name == "scratch" else notebook["models"][name]
+        if self.model is None:
+            self.state = notebook["init_rnn_state"](lanes, notebook["num_hiddens"], device())
+        else:
+            self.state = begin_state(self.model, lanes)
+
+    def advance(self, inputs):
+        if self.model is not None:
+            return self.model(inputs, self.state)
+        onehot = notebook["to_onehot"](inputs, self.vocab_size)
+        return notebook["rnn"](onehot, self.state, notebook["scratch_params"])
+
+
+def open_model(name, lanes):
+    """Begin to read `lanes` texts side by side with one of scratch, rnn, gru, lstm, lstm2."""
+    return _Opened(name, lanes)
+
+
+def step(opened, symbols):
+    """Feed one symbol of ALPHABET to each lane; return the scores of the next, [lanes, 27], in its order."""
+    column = opened.indices[np.asarray(symbols, dtype=int)].reshape(-1, 1)
+    try:
+        output, state = _computed(opened.advance(nd.array(column, ctx=device(), dtype=opened.dtype)))
+    except WRONG_FORM:
+        if opened.dtype == "int32":
+            raise
+        opened.dtype = "int32"  # a model may look its symbols up in a table
+        return step(opened, symbols)
+    if isinstance(output, (list, tuple)):
+        output = output[-1]
+    opened.state = state
+    return nd.take(output.reshape((opened.lanes, -1)), opened.columns, axis=1)

@@ -1,0 +1,130 @@
+"""The network from scratch: one-hot vectors, parameters, state, recurrence, prediction, clipping."""
+
+import numpy as np
+import pytest
+from expect import (
+    CLIPPED,
+    FORWARD,
+    as_array,
+    as_arrays,
+    as_count,
+    as_pair,
+    as_state,
+    as_text,
+    assert_close,
+    callback,
+    decoding,
+    onehot_for,
+    zeros_for,
+)
+
+
+# -- to_onehot ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.check("to_onehot.example")
+def test_to_onehot_example(student):
+    """The columns of X become one-hot arrays, one for each time step."""
+    X = np.array([[0, 2], [1, 1]], "float32")
+    first, second = as_arrays(student.to_onehot(X, 3), "to_onehot(X, 3)", 2, (2, 3))
+    assert_close(first, [[1, 0, 0], [0, 1, 0]], "to_onehot([[0, 2], [1, 1]], 3)[0]", FORWARD)
+    assert_close(second, [[0, 0, 1], [0, 1, 0]], "to_onehot([[0, 2], [1, 1]], 3)[1]", FORWARD)
+
+
+# -- get_params, init_rnn_state -------------------------------------------------------------------------------
+
+PARAMS = ("W_xh", "W_hh", "b_h", "W_hq", "b_q")
+
+
+def sizes_of(student):
+    """The notebook's vocab_size and num_hiddens."""
+    return tuple(as_count(student.get(name), name) for name in ("vocab_size", "num_hiddens"))
+
+
+def params_of(student):
+    """The five arrays of get_params() by name."""
+    values = as_arrays(student.get_params(), "get_params()", 5)
+    return dict(zip(PARAMS, values, strict=True))
+
+
+@pytest.mark.check("get_params.example")
+def test_get_params_example(student):
+    """There are five parameters, of the sizes that belong to vocab_size and num_hiddens."""
+    V, H = sizes_of(student)
+    sizes = {name: value.size for name, value in params_of(student).items()}
+    expected = {"W_xh": V * H, "W_hh": H * H, "b_h": H, "W_hq": H * V, "b_q": V}
+    assert sizes == expected, f"get_params() has arrays of sizes {sizes}, expected {expected}."
+
+
+@pytest.mark.check("init_rnn_state.example")
+def test_init_rnn_state_example(student):
+    """One array of zeros in a tuple."""
+    state = as_state(student.init_rnn_state(2, 3, student.ctx), "init_rnn_state(2, 3, ctx)", (2, 3))
+    assert not state.any(), "init_rnn_state(2, 3, ctx)[0] should be all zeros."
+
+
+# -- rnn ------------------------------------------------------------------------------------------------------
+
+
+def rnn_result(result, T, B, V, H):
+    """(outputs [T, B, V], state [B, H]) of what rnn returned."""
+    outputs, state = as_pair(result, "rnn(inputs, state, params)", "(outputs, state)")
+    outputs = as_arrays(outputs, "the outputs of rnn", T, (B, V))
+    return np.stack(outputs), as_state(state, "the state that rnn returns", (B, H))
+
+
+@pytest.mark.check("rnn.example")
+def test_rnn_example(student):
+    """One symbol, one hidden unit, one step: h = tanh(1 + 0.5 · 2 - 1) and o = 3 h + 0.5."""
+    values = ([[1.0]], [[0.5]], [-1.0], [[3.0]], [0.5])
+    params = [np.array(value, "float32") for value in values]
+    state = (np.array([[2.0]], "float32"),)
+    inputs = [np.array([[1.0]], "float32")]
+    outputs, new_state = rnn_result(student.rnn(inputs, state, params), 1, 1, 1, 1)
+    assert_close(new_state, [[0.761594]], "the new state", FORWARD, "It is tanh(x W_xh + h W_hh + b_h).")
+    assert_close(outputs[0], [[2.784782]], "the output", FORWARD, "It is h W_hq + b_q, with the new h.")
+
+
+# -- predict_rnn ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.check("predict_rnn.example")
+def test_predict_rnn_example(student):
+    """With an rnn that always finds the symbol after its input most likely, `ab` goes on with `cda`."""
+
+    def after_it(inputs, state, params):
+        with decoding("The inputs handed to rnn"):
+            arrays = as_arrays(inputs, "the inputs handed to rnn", len(inputs), (1, 4))
+        return [np.roll(x, 1, axis=1).astype("float32") for x in arrays], state
+
+    letters = list("abcd")
+    index = {letter: i for i, letter in enumerate(letters)}
+    rnn = callback("rnn", after_it)
+    helpers = {"to_onehot": onehot_for(4)}
+    arguments = ("ab", 3, rnn, [], zeros_for(1, 2), 2, 4, student.ctx, letters, index)
+    text = student.stubs.judge_alone(student.ref("predict_rnn"), helpers, *arguments)
+    assert as_text(text, "predict_rnn(...)") == "abcda", f"predict_rnn('ab', 3, ...) gave {text!r}, expected 'abcda'."
+
+
+# -- grad_clipping --------------------------------------------------------------------------------------------
+
+
+def clipped(student, grads, theta):
+    """The gradients after grad_clipping(params, theta, ctx)."""
+    values = [np.ones_like(grad) for grad in grads]
+    params = student.keep(student.stubs.ref("make_params"), values, grads)
+    student.keep("grad_clipping", params, theta, student.ctx)
+    after = as_arrays(student.stubs.grads_of(params), "the gradients", len(grads))
+    what = "a parameter, after grad_clipping,"
+    for value in as_arrays(student.stubs.itself(params), what, len(grads)):
+        assert_close(value, np.ones_like(value), what, FORWARD, "Only its grad should change.")
+    return [as_array(new, "param.grad", grad.shape) for new, grad in zip(after, grads, strict=True)]
+
+
+@pytest.mark.check("grad_clipping.example")
+def test_grad_clipping_example(student):
+    """Gradients 3 and 4 have norm 5: with theta 2.5 they become 1.5 and 2, with theta 10 they stay."""
+    grads = [np.array([3.0], "float32"), np.array([4.0], "float32")]
+    for theta, expected in ((2.5, [1.5, 2.0]), (10.0, [3.0, 4.0])):
+        found = [float(grad[0]) for grad in clipped(student, grads, theta)]
+        assert_close(found, expected, f"with theta = {theta}, the gradient", CLIPPED)
