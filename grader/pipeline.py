@@ -143,7 +143,7 @@ def _session(notebook: bytes, bench: Bench) -> Session:
         notebook=notebook,
         files={"data/train.txt": split.train.encode(), "data/test.txt": split.test.encode()},
         environment={
-            "HW_DATA_DIR": "data",
+            "HW_DATA_DIR": "$HOME/data",
             "HW_PROFILE": profile.name,
             "HW_TIME_BUDGET_S": f"{profile.time_budget_s:g}",
             "OMP_NUM_THREADS": "1",

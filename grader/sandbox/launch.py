@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,16 +63,17 @@ class Sealed:
         self.stderr = anonymous_file(b"")
         job_fd, filter_fd = anonymous_file(job), anonymous_file(seccomp_filter())
         inside = (control_inside.fileno(), bridge_inside.fileno())
+        self._folder = tempfile.mkdtemp(prefix="unsandboxed-") if tier == "none" else ""
         try:
             self.process = subprocess.Popen(
                 _command(tier, python, inside, filter_fd),
-                env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin"} if tier != "none" else _bare_environment(),
+                env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", **({"HOME": self._folder} if self._folder else {})},
                 stdin=job_fd,
                 stdout=self.stderr,
                 stderr=self.stderr,
                 pass_fds=(*inside, filter_fd),
                 start_new_session=True,
-                cwd="/",
+                cwd=self._folder or "/",
             )
         except OSError as error:
             raise SandboxUnavailable(f"the sandbox could not be started: {error}") from error
@@ -106,10 +108,8 @@ class Sealed:
         self.control.close()
         self.bridge.close()
         os.close(self.stderr)
-
-
-def _bare_environment() -> dict[str, str]:
-    return {"PATH": "/usr/bin:/bin", "HOME": "/tmp"}
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _interpreter_folders(python: str) -> list[str]:

@@ -176,7 +176,8 @@ def main() -> None:
     control_fd, bridge_fd = int(sys.argv[1]), int(sys.argv[2])
     job, body = wire.read_frame(sys.stdin.buffer.read)
     _limit(job)
-    os.environ.update(job["environment"])
+    for name, value in job["environment"].items():
+        os.environ[name] = value.replace("$HOME", str(Path.cwd()))
     offset = 0
     for name, size in job["files"]:
         path = Path(name)

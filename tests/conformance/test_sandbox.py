@@ -236,3 +236,26 @@ def test_forged_bytes_on_the_bridge_are_a_protocol_violation(start: Start) -> No
     with pytest.raises(SessionOver) as caught:
         Student(session, "").f()
     assert caught.value.outcome in (Outcome.PROTOCOL_VIOLATION, Outcome.KERNEL_DIED)
+
+
+def test_a_run_without_a_sandbox_works_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    """Where an instructor allows it, the same notebook runs unsandboxed, and its folder is gone afterwards."""
+    cell = "import os\nhere = os.getcwd()\nprint(open(os.environ['HW_DATA_DIR'] + '/train.txt').read())"
+    with Session(
+        notebook=notebook_of(cell),
+        files={"data/train.txt": b"to be or not"},
+        environment={"HW_DATA_DIR": "$HOME/data"},
+        limits=LIMITS,
+        tier="none",
+    ) as session:
+        assert "to be or not" in session.execute().notebook_json
+        here = Student(session, "").get("here")
+    assert not Path(here).exists()
+
+
+def test_magics_and_plots_work(start: Start) -> None:
+    """%matplotlib inline draws into the executed notebook, as students are used to."""
+    session = start("%matplotlib inline\nfrom matplotlib import pyplot as plt\nplt.plot([1, 2]); plt.show()")
+    execution = session.execute()
+    assert execution.outcome is Outcome.PASSED, execution.message
+    assert "image/png" in execution.notebook_json
