@@ -120,11 +120,10 @@ class _Plugin:
         if not items:
             raise pytest.UsageError("no test is left to run")
 
-    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Leave out what can no longer be asked, or what is decided already."""
         if self.broken or self.session_over or _check_id(item) in self.decided:
-            return True
-        return None
+            pytest.skip("decided")
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:

@@ -799,14 +799,12 @@ layers = {
     "lstm": gluon.rnn.LSTM(num_hiddens),
     "lstm2": gluon.rnn.LSTM(num_hiddens, num_layers=2),
 }
-shares = {"rnn": 1, "gru": 3, "lstm": 3, "lstm2": 5}  # of the time, if it is limited
 caution = {"lstm2": 0.6}  # the deeper network wants smaller steps
 models, curves = {}, {}
 for name, layer in layers.items():
-    share = shares[name] / sum(shares[other] for other in layers if other not in models)
+    max_seconds = 0.8 * time_left() / (len(layers) - len(models))  # what one leaves over, the others share
     models[name] = RNNModel(layer, vocab_size)
     settings = (scale["batch_size"], scale["num_steps"], scale["learning_rate"] * caution.get(name, 1), 1.0)
-    max_seconds = 0.9 * share * time_left()
     start = time.process_time()
     curves[name] = train_model(models[name], train_indices, scale[f"{name}_chars"], *settings, max_seconds=max_seconds)
     print(f"{name:6} perplexity in training {curves[name][-1][1]:.2f}, {time.process_time() - start:.1f} s")

@@ -58,7 +58,8 @@ class Run:
         return self.trouble is not None and self.trouble[0] in ("TIMED_OUT", "OUTPUT_EXCEEDED")
 
     def note(self, outcome: str, message: str) -> None:
-        if self.trouble is None or self.trouble[0] in ("RAISED", "MEMORY_EXCEEDED"):
+        """Keep the first trouble, unless a later one ended the run."""
+        if self.trouble is None or (self.trouble[0] in ("RAISED", "MEMORY_EXCEEDED") and outcome != "RAISED"):
             self.trouble = (outcome, message)
 
     async def run(self) -> None:
