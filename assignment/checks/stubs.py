@@ -13,7 +13,8 @@ BATCH_LIMIT = 500  # minibatches that an iterator may yield before we stop askin
 # the mark of an unfinished part, is a RuntimeError and goes through.
 WRONG_FORM = (mx.base.MXNetError, TypeError, ValueError, AttributeError, AssertionError, LookupError)
 
-notebook: dict = globals().get("notebook", {})  # the loader has put it here
+notebook: dict = globals().get("notebook", {})  # the loader has put it here, and the next
+Missing = globals().get("Missing", LookupError)  # says that the notebook lacks something
 _record: list = []  # what the toy recurrence was fed
 _toy: list = []  # its parameters, as numpy arrays
 
@@ -386,6 +387,8 @@ class _Opened:
         self.columns = nd.array(self.indices, ctx=device(), dtype="int32")
         self.lanes, self.dtype = lanes, "float32"
         self.vocab_size = notebook.get("vocab_size") or len(to_index)
+        if name != "scratch" and name not in notebook["models"]:
+            raise Missing(f"models[{name!r}]")
         self.model = None if name == "scratch" else notebook["models"][name]
         if self.model is None:
             self.state = notebook["init_rnn_state"](lanes, notebook["num_hiddens"], device())

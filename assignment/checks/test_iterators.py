@@ -14,7 +14,7 @@ def batches_of(student, name, corpus, batch_size, num_steps):
     found = student.stubs.collect_batches(student.ref(name), corpus, batch_size, num_steps, student.ctx)
     call = f"{name}(text, {batch_size}, {num_steps}, ctx)"
     with decoding(f"What {call} yields"):
-        found = [(X, Y, {kind_x, kind_y}, on_ctx) for X, Y, kind_x, kind_y, on_ctx in found]
+        found = [(X, Y, {str(kind_x), str(kind_y)}, bool(on_ctx)) for X, Y, kind_x, kind_y, on_ctx in found]
     assert len(found) < STUB_LIMIT, f"{call} does not end."
     batches = []
     for X, Y, kinds, on_ctx in found:
