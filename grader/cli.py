@@ -42,7 +42,7 @@ from grader.types import Assignment, Grade, Outcome, Profile
 
 INTERRUPTED = 130
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
-console = Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def say(text: str, style: str | None = None) -> None:

@@ -16,6 +16,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -136,17 +137,18 @@ def leaderboard_csv(rows: Sequence[Row]) -> str:
 def leaderboard_table(rows: Sequence[Row]) -> Table:
     """The leaderboard for a terminal; no text in it can colour, move or link anything."""
     staff = any(row.flags is not None for row in rows)
-    table = Table(title="Held-out perplexity", caption="Ranks are shared where 95 % intervals overlap.")
-    table.add_column("rank", justify="right")
-    table.add_column("student" if staff else "pseudonym", overflow="fold")
-    table.add_column("model", overflow="fold")
+    caption = "Ranks are shared where 95 % intervals overlap."
+    table = Table(title="Held-out perplexity", caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("rank", justify="right", no_wrap=True)
+    table.add_column("student" if staff else "pseudonym", overflow="ellipsis")
+    table.add_column("model", no_wrap=True)
     for heading in ("perplexity", "nats/char", "95 % interval"):
-        table.add_column(heading, justify="right")
-    table.add_column("status")
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("status", overflow="ellipsis")
     if staff:
         table.add_column("flags", justify="right")
     for row in rows:
-        interval = "" if row.ci_low is None else f"{decimals(row.ci_low)} – {decimals(row.ci_high)}"
+        interval = "" if row.ci_low is None else f"{decimals(row.ci_low)}–{decimals(row.ci_high)}"
         values = ("" if row.nats_per_char is None else decimals(row.perplexity, 2), _nats(row), interval)
         cells = ["" if row.rank is None else str(row.rank), _cell(row.name), _cell(row.model), *values]
         cells += [_cell(row.status), *([str(row.flags or "")] if staff else [])]

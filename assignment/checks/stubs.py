@@ -47,20 +47,19 @@ def grads_of(params):
     return [param.grad() if callable(param.grad) else param.grad for param in params]
 
 
+def _kind(value):
+    return "NDArray" if isinstance(value, nd.NDArray) else type(value).__name__
+
+
 def describe_params(params):
     """For each parameter [the name of its type, whether a gradient is attached]."""
     return [[_kind(param), getattr(param, "grad", None) is not None] for param in params]
 
 
-def _kind(value):
-    return "NDArray" if isinstance(value, nd.NDArray) else type(value).__name__
-
-
 def collect_batches(iterator, corpus, batch_size, num_steps, ctx):
     """What a data iterator yields, at most BATCH_LIMIT times: [X, Y, type of X, type of Y, both on ctx?] each."""
     found = []
-    for item in iterator(corpus, batch_size, num_steps, ctx):
-        X, Y = item
+    for X, Y in iterator(corpus, batch_size, num_steps, ctx):
         on_ctx = all(getattr(array, "context", ctx) == ctx for array in (X, Y))
         found.append([X, Y, _kind(X), _kind(Y), on_ctx])
         if len(found) == BATCH_LIMIT:
@@ -70,20 +69,20 @@ def collect_batches(iterator, corpus, batch_size, num_steps, ctx):
 
 def call_in_any_form(function, indices, *args):
     """Call with indices as a float NDArray, else int32 NDArray, else numpy array, else lists; all are in use."""
-    forms = [indices, indices.astype("int32"), indices.asnumpy().astype("int64")]
-    forms.append(forms[-1].tolist())
+    whole = indices.asnumpy().astype("int64")
+    forms = [indices, indices.astype("int32"), whole, whole.tolist()]
     return _first_that_works(*(lambda form=form: _computed(function(form, *args)) for form in forms))
 
 
 def _first_that_works(*attempts):
     """The result of the first attempt that does not raise; if all do, what the first one raised."""
-    first_error = None
+    errors = []
     for attempt in attempts:
         try:
             return attempt()
         except WRONG_FORM as error:
-            first_error = first_error or error
-    raise first_error
+            errors.append(error)
+    raise errors[0]
 
 
 def _computed(value):
@@ -222,40 +221,36 @@ class ToyModel(gluon.Block):
     def forward(self, inputs, state):
         params = [param.data(inputs.context) for param in self.collect_params().values()]
         _record.append([inputs.T.asnumpy(), autograd.is_recording()])
-        steps = [nd.one_hot(column, self.vocab_size) for column in inputs.T]
-        outputs, hidden = _toy_steps(steps, state[0], params)
+        onehot = [nd.one_hot(column, self.vocab_size) for column in inputs.T]
+        outputs, hidden = _toy_steps(onehot, state[0], params)
         return nd.concat(*outputs, dim=0), [hidden]  # no view: MXNet cannot differentiate one of a used-up graph
 
 
-def make_toy_model(fixed):
-    """A ToyModel, initialised."""
+def make_toy_model(fixed, value=None):
+    """A ToyModel, initialised; if a value is given, all its parameters have it."""
     model = ToyModel(fixed)
     model.initialize(ctx=device())
+    if value is not None:
+        for param in model.collect_params().values():
+            param.set_data(nd.full(param.shape, value))
     return model
 
 
-def fill_params(model, value):
-    """Set every parameter to one value."""
-    for param in model.collect_params().values():
-        param.set_data(nd.full(param.shape, value))
-
-
 def read_params(model):
-    """The parameters' values."""
-    return [param.data().copy() for param in model.collect_params().values()]
+    """The parameters in order: pairs of name and values."""
+    return [[name, param.data().copy()] for name, param in model.collect_params().items()]
 
 
 # -- Gluon models ---------------------------------------------------------------------------------------------
-
-CELLS = {"rnn": gluon.rnn.RNNCell, "gru": gluon.rnn.GRUCell, "lstm": gluon.rnn.LSTMCell}
 
 
 def make_layer(kind, num_hiddens, num_layers=1, layout="TNC"):
     """A fused layer of kind rnn (tanh), gru, lstm; or, with the layout "cells", cells one above the other."""
     if layout == "cells":
+        cell = {"rnn": gluon.rnn.RNNCell, "gru": gluon.rnn.GRUCell, "lstm": gluon.rnn.LSTMCell}[kind]
         stack = gluon.rnn.HybridSequentialRNNCell()
         for _ in range(num_layers):
-            stack.add(CELLS[kind](num_hiddens))
+            stack.add(cell(num_hiddens))
         return stack
     if kind == "rnn":
         return gluon.rnn.RNN(num_hiddens, num_layers, activation="tanh", layout=layout)
@@ -275,16 +270,16 @@ def make_rnn_model(kind, num_hiddens, num_layers, layout, vocab_size, seed):
 
 def layouts_that_run(kind, num_hiddens, num_layers, vocab_size):
     """The layouts of make_layer with which the notebook's RNNModel runs; raises what "TNC" raises if none does."""
-    working, first_error = [], None
+    working, errors = [], []
     for layout in ("TNC", "NTC", "cells"):
         try:
             model = make_rnn_model(kind, num_hiddens, num_layers, layout, vocab_size, 0)
             run_model(model, nd.zeros((2, 3), ctx=device()))
             working.append(layout)
         except WRONG_FORM as error:
-            first_error = first_error or error
+            errors.append(error)
     if not working:
-        raise first_error
+        raise errors[0]
     return working
 
 
@@ -306,37 +301,20 @@ def begin_state(model, batch_size):
     ctx = device()
     return _first_that_works(
         lambda: model.begin_state(batch_size=batch_size, ctx=ctx),
-        lambda: model.begin_state(batch_size, ctx=ctx),
         lambda: model.begin_state(batch_size, ctx),
-        lambda: model.begin_state(batch_size=batch_size),
         lambda: model.begin_state(batch_size),
     )
 
 
 def flat(state):
     """The arrays of a state, which may be one array or nested lists or tuples."""
-    if isinstance(state, (list, tuple)):
-        return [array for part in state for array in flat(part)]
-    return [state]
+    return [array for part in state for array in flat(part)] if isinstance(state, (list, tuple)) else [state]
 
 
-def read_weights(model):
-    """The model's parameters in order: pairs of name and values."""
-    return [[name, param.data()] for name, param in model.collect_params().items()]
-
-
-def describe_model(name):
-    """Of one entry of the notebook's `models`: None, or its type and the names and shapes of its parameters."""
-    model = notebook["models"].get(name)
-    if not hasattr(model, "collect_params"):
-        return None if model is None else {"type": type(model).__name__, "params": []}
-    params = [[key, [int(n) for n in param.shape or ()]] for key, param in model.collect_params().items()]
-    return {"type": type(model).__name__, "params": params}
-
-
-def run_trained(name, inputs):
-    """[output, state arrays] of one of the notebook's trained models."""
-    return run_model(notebook["models"][name], inputs)
+def describe_model(model):
+    """The names and shapes of a model's parameters; nothing if it is no block."""
+    params = model.collect_params() if hasattr(model, "collect_params") else {}
+    return [[key, [int(n) for n in param.shape or ()]] for key, param in params.items()]
 
 
 def make_mlp(inputs, *args):
@@ -417,7 +395,6 @@ def step(opened, symbols):
             raise
         opened.dtype = "int32"  # a model may look its symbols up in a table
         return step(opened, symbols)
-    if isinstance(output, (list, tuple)):
-        output = output[-1]
+    output = output[-1] if isinstance(output, (list, tuple)) else output
     opened.state = state
     return nd.take(output.reshape((opened.lanes, -1)), opened.columns, axis=1)

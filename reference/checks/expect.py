@@ -136,6 +136,14 @@ def decoding(what):
         raise AssertionError(f"{what} came back in a form that cannot be read ({error}).") from error
 
 
+def as_params(pairs, shapes):
+    """The values in [name, value] pairs, which should be of these shapes."""
+    with decoding("The list of parameters"):
+        values = [value for _, value in pairs]
+    found = as_arrays(values, "the parameters", len(shapes))
+    return [as_array(value, "a parameter", shape) for value, shape in zip(found, shapes, strict=True)]
+
+
 def callback(name, function):
     """A function for the notebook to call, which asserts that it is called with the arguments it has."""
     signature = inspect.signature(function)

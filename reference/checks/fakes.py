@@ -132,10 +132,8 @@ def consecutive_for(text):
 
 def described_params(student, name):
     """Names and shapes of the parameters of one of the notebook's `models`."""
-    as_dict(student.get("models"), "models", [name])
-    described = student.stubs.describe_model(name)
+    described = student.stubs.describe_model(as_dict(student.get("models"), "models", [name])[name])
     with decoding(f"The description of models[{name!r}]"):
-        pairs = described["params"] if described else []
-        params = [(str(key), tuple(int(n) for n in shape)) for key, shape in pairs]
+        params = [(str(key), tuple(int(n) for n in shape)) for key, shape in described]
     assert params, f"models[{name!r}] should be a Gluon block with parameters."
     return params

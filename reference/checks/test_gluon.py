@@ -84,7 +84,7 @@ def judge_rnn_model(student, rng, form, B, T):
     assert shapes, "RNNModel returns an empty state."
     assert all(B in shape for shape in shapes), f"The state of RNNModel has shape {shapes[0]}, without B = {B}."
     with decoding("The weights of RNNModel"):
-        named = [(str(name), as_array(value, name)) for name, value in student.stubs.read_weights(model)]
+        named = [(str(name), as_array(value, name)) for name, value in student.stubs.read_params(model)]
         weights = readable_weights(named, num_layers, V, width)
     if weights is not None:
         layers, dense = weights
@@ -191,7 +191,7 @@ def test_models(student, name):
         found = square_blocks(params)
         assert found == blocks, f"models[{name!r}] does not have the weights of {num_layers} {cell} layer(s)."
     V = as_count(student.get("vocab_size"), "vocab_size")
-    output, _ = output_of(student.stubs.run_trained(name, np.zeros((2, 3), "float32")), 3, 2, V)
+    output, _ = output_of(student.stubs.run_model(student.get("models")[name], np.zeros((2, 3), "float32")), 3, 2, V)
     assert np.isfinite(output).all(), f"The output of models[{name!r}] is not finite: training has diverged."
 
 

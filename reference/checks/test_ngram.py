@@ -86,7 +86,7 @@ def test_mlp_weights(student, rng, V, hidden, width):
     mlp = student.keep(student.stubs.ref("make_mlp"), X, *arguments)
     call = f"NGramMLP{arguments}".replace(",)", ")")
     with decoding(f"The weights of {call}"):
-        shapes = [as_array(value, "a weight").shape for _, value in student.stubs.read_weights(mlp)]
+        shapes = [as_array(value, "a weight").shape for _, value in student.stubs.read_params(mlp)]
     matrices = sorted(tuple(sorted(shape)) for shape in shapes if len(shape) == 2)
     expected = sorted(tuple(sorted(shape)) for shape in ((units, width), (V, units)))
     assert matrices == expected, f"{call} for inputs [N, {width}] has weights {matrices}, expected {expected}."
