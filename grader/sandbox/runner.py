@@ -10,8 +10,10 @@ import asyncio
 import json
 import os
 import resource
+import signal
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,9 @@ sys.path.insert(0, HERE)
 import wire  # type: ignore[import-not-found, unused-ignore]  # noqa: E402  lies beside this file in the sandbox
 
 SERVE = f"import sys as _s; _s.path.insert(0, {HERE!r}); import guest as _g; _g.Guest({{fd}}, globals()).serve()"
-WATCH_INTERVAL_S = 0.25
+WATCH_INTERVAL_S = 0.1
 INTERRUPT_GRACE_S = 5.0
+RUNNER_BYTES = 400 << 20  # some 90 MB are its own
 
 
 class Run:
@@ -34,6 +37,7 @@ class Run:
         self.job, self.notebook, self.bridge_fd = job, notebook, bridge_fd
         self.control = socket.socket(fileno=control_fd)
         self.deadline = time.monotonic() + job["notebook_wall_s"]
+        self.current: tuple[Any, int] = ({}, 0)  # the running cell and its number; None once all have run
         self.trouble: tuple[str, str] | None = None  # the first outcome other than PASSED, and its sentence
         self.client: Any = NotebookClient(
             notebook,
@@ -69,12 +73,14 @@ class Run:
         async with self.client.async_setup_kernel(pass_fds=(self.bridge_fd,)):
             os.close(self.bridge_fd)
             self.emit("started", python=sys.version)
+            threading.Thread(target=self._watch, daemon=True).start()
             try:
                 await self._cells()
                 alive = True
             except DeadKernelError:
                 self.note("KERNEL_DIED", "The kernel died while the notebook ran.")
                 alive = False
+            self.current = (None, 0)
             outcome, message = self.trouble or ("PASSED", "")
             self.emit("executed", self._executed(), outcome=outcome, message=message)
             if alive:
@@ -87,11 +93,8 @@ class Run:
                 return
             self.emit("cell", number=count, total=len(code_cells))
             cell = self.notebook.cells[index]
-            watcher = asyncio.ensure_future(self._watch(cell, count))
-            try:
-                await self.client.async_execute_cell(cell, index)
-            finally:
-                watcher.cancel()
+            self.current = (cell, count)
+            await self.client.async_execute_cell(cell, index)
             self._inspect(cell, count)
 
     def _inspect(self, cell: Any, number: int) -> None:
@@ -105,18 +108,26 @@ class Run:
     def _out_of_time(self, number: int, limit: str) -> None:
         self.note("TIMED_OUT", f"Code cell {number} was still running when the notebook's {limit} were over.")
 
-    async def _watch(self, cell: Any, number: int) -> None:
-        """Stop a running cell that writes more than the cap or uses up the CPU time; kill what cannot be stopped."""
+    def _watch(self) -> None:
+        """In a thread: stop a cell that writes more than the cap or uses up the CPU time; kill what does not stop.
+
+        What a flood of output leaves unread piles up in this process, so its size is watched as well.
+        """
+        kernel = self.client.km.provisioner.pid
         while not self.stopped:
-            await asyncio.sleep(WATCH_INTERVAL_S)
-            if _output_size(cell) > self.job["output_bytes"]:
+            time.sleep(WATCH_INTERVAL_S)
+            cell, number = self.current
+            if cell is None:
+                return
+            if _output_size(cell) > self.job["output_bytes"] or _resident_bytes() > RUNNER_BYTES:
                 self.note("OUTPUT_EXCEEDED", f"A cell wrote more than {self.job['output_bytes']:,} bytes of output.")
-                cell.outputs.clear()
-            elif _cpu_s(self.client.km.provisioner.pid) > self.job["notebook_cpu_s"]:
+                cell.outputs = []
+            elif _cpu_s(kernel) > self.job["notebook_cpu_s"]:
                 self._out_of_time(number, f"{self.job['notebook_cpu_s']:.0f} s of CPU time")
-        await self.client.km.interrupt_kernel()
-        await asyncio.sleep(INTERRUPT_GRACE_S)
-        await self.client.km.shutdown_kernel(now=True)
+        os.kill(kernel, signal.SIGINT)
+        time.sleep(INTERRUPT_GRACE_S)
+        if self.current[1] == number:
+            os.kill(kernel, signal.SIGKILL)
 
     def _executed(self) -> bytes:
         """The notebook with its outputs; without those of the largest cells if it would be too long."""
@@ -155,6 +166,10 @@ def _cpu_s(pid: int) -> float:
     except OSError:
         return 0.0
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _output_size(cell: Any) -> int:
