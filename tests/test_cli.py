@@ -69,3 +69,20 @@ def test_doctor_shows_each_promise() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "NO" not in done.stdout
     assert "no host socket can be reached" in done.stdout
+
+
+def test_check_runs_the_visible_checks_as_grading_does() -> None:
+    """On the untouched homework every visible check says that its part is to be written; the exit code is 1."""
+    done = run_grader("check", "assignment/homework.ipynb")
+    assert done.returncode == 1, done.stderr
+    assert "0 passed, 20 failed" in done.stdout
+    assert "still the stub" in done.stdout
+
+
+def test_data_for_working_at_home_is_another_draw_than_the_graded_one(tmp_path: Path) -> None:
+    """`grader data` writes both texts, and neither the train nor the test text is the one that grading draws."""
+    for folder, assignment in (("home", "assignment"), ("graded", "reference")):
+        done = run_grader("data", "-o", str(tmp_path / folder), "--assignment", assignment)
+        assert done.returncode == 0, done.stderr
+    for name in ("train.txt", "test.txt"):
+        assert (tmp_path / "home" / name).read_text() != (tmp_path / "graded" / name).read_text()
