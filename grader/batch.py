@@ -11,12 +11,14 @@ import multiprocessing
 import signal
 import sys
 import time
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
-from grader.errors import InfrastructureError, WorkerLost
+from grader.errors import GraderError, InfrastructureError, WorkerLost
 from grader.gradebook import Gradebook
 from grader.pipeline import Bench, grade_submission, unmeasured
 from grader.types import Grade, Submission
@@ -157,7 +159,14 @@ def _start_worker(bench: Bench) -> None:
 
 def _grade_one(submission: Submission) -> Grade:
     assert _bench is not None
-    return grade_submission(submission, _bench)
+    try:
+        return grade_submission(submission, _bench)
+    except GraderError:
+        raise
+    except Exception as error:  # noqa: BLE001  a mistake of the grader's own is a fault of ours like any other
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(frame.filename).name}:{frame.lineno}"
+        raise InfrastructureError(f"unexpected {type(error).__name__} at {place}: {error}") from error
 
 
 def ungraded(grades: Iterable[Grade]) -> list[Grade]:
