@@ -163,7 +163,7 @@ def _grade_one(submission: Submission) -> Grade:
         return grade_submission(submission, _bench)
     except GraderError:
         raise
-    except Exception as error:  # noqa: BLE001  a mistake of the grader's own is a fault of ours like any other
+    except Exception as error:  # a mistake of the grader's own is a fault of ours like any other
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(frame.filename).name}:{frame.lineno}"
         raise InfrastructureError(f"unexpected {type(error).__name__} at {place}: {error}") from error
