@@ -40,7 +40,7 @@ from grader.types import (
     Submission,
 )
 
-ROUNDS = 3  # fresh sandboxes for one submission, when a check wedges or kills the one before
+ROUNDS = 6  # fresh sandboxes for one submission, when a check wedges or kills the one before
 YARDSTICK = "trigram"
 
 _STATUS = {
@@ -175,7 +175,7 @@ def _fill(work: _Work, bench: Bench) -> _Work:
     if outcome in (Outcome.PASSED, Outcome.RAISED):
         outcome, message = (
             Outcome.NOT_RUN,
-            "The code ended or blocked the notebook's process each time it was asked.",
+            f"Never reached: {ROUNDS} times, code asked before it ended or blocked the notebook's process.",
         )
     open_checks = [check for check in bench.assignment.checks if check.id not in work.checks]
     for result in without_session(open_checks, outcome, message):

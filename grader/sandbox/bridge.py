@@ -23,7 +23,6 @@ from grader.types import Execution, Limits, Outcome
 START_WALL_S = 60.0  # for the interpreter and the kernel to come up; a fault of ours beyond that
 INTERRUPT_GRACE_S = 3.0
 GUEST_START_S = 20.0  # for the kernel to answer after its last cell
-REPLY_LIMIT = 64 << 20  # bytes of arrays in one answer
 WATCH_INTERVAL_S = 0.5
 
 Progress = Callable[[str], None]
@@ -210,12 +209,12 @@ class Session:
         error = answer.get("error")
         if not isinstance(error, dict):
             raise wire.WireError("an answer of no known kind")
-        kind, text = str(error.get("type"))[:80], str(error.get("message"))[:400]
+        kind, text = str(error.get("type"))[:80], str(error.get("message"))
         if kind == "NotImplementedError":
             raise StudentError(Outcome.MISSING, "This part is still the stub: it raises NotImplementedError.")
         if kind == "MemoryError":
             raise StudentError(Outcome.MEMORY_EXCEEDED, "The code ran out of memory.")
-        raise StudentError(Outcome.RAISED, f"The code raised {kind}: {text}")
+        raise StudentError(Outcome.RAISED, f"The code raised {wire.gist(kind, text)}")
 
     def _call_back(
         self, answer: dict[str, Any], body: bytes, callbacks: Sequence[Callable[..., Any]], deadline: float
@@ -275,7 +274,7 @@ class Session:
         self._sealed.bridge.sendall(wire.pack({**message, **nodes}, encoder.body))
 
     def _receive(self, deadline: float) -> tuple[dict[str, Any], bytes]:
-        return wire.read_frame(lambda n: _read(self._sealed.bridge, n, deadline), body_limit=REPLY_LIMIT)
+        return wire.read_frame(lambda n: _read(self._sealed.bridge, n, deadline))
 
 
 class Student:

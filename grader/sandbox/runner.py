@@ -103,7 +103,7 @@ class Run:
         for output in cell.outputs:
             if output.output_type == "error":
                 outcome = "MEMORY_EXCEEDED" if output.ename == "MemoryError" else "RAISED"
-                self.note(outcome, f"Code cell {number} raised {output.ename}: {output.evalue}"[:300].rstrip(": "))
+                self.note(outcome, f"Code cell {number} raised {wire.gist(output.ename, output.evalue)}")
 
     def _out_of_time(self, number: int, limit: str) -> None:
         self.note("TIMED_OUT", f"Code cell {number} was still running when the notebook's {limit} were over.")

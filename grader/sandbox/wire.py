@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 HEADER_LIMIT = 8 << 20  # bytes of JSON
-BODY_LIMIT = 256 << 20  # bytes of arrays
+BODY_LIMIT = 64 << 20  # bytes of arrays
 DEPTH_LIMIT = 24
+DIMENSION_LIMIT = 8
 DTYPES = {name: np.dtype(name) for name in ("bool", "int8", "uint8", "int32", "int64", "float16", "float32", "float64")}
 _PREFIX = struct.Struct(">IQ")
 
@@ -51,8 +52,15 @@ def read_frame(read: Callable[[int], bytes], *, body_limit: int = BODY_LIMIT) ->
     return message, body
 
 
+def gist(kind: str, text: str, limit: int = 300) -> str:
+    """`kind: message` of an exception on one line; of a message that holds a traceback, the line that says it."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = next((line for line in lines if line.startswith(f"{kind}: ")), f"{kind}: {lines[0]}" if lines else kind)
+    return said[:limit]
+
+
 def _may_cross(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype.name in DTYPES
+    return isinstance(value, np.ndarray) and value.dtype.name in DTYPES and value.ndim <= DIMENSION_LIMIT
 
 
 class Encoder:
@@ -76,20 +84,27 @@ class Encoder:
             raise WireError("a value is nested too deeply")
         if isinstance(value, np.generic) and value.dtype.name in DTYPES:
             return value.item()
-        if value is None or type(value) in (bool, int, float, str):
-            return value
+        for plain in (bool, int, float, str):  # their subclasses cross as what they are at heart
+            if isinstance(value, plain):
+                return plain(value)
+        if value is None:
+            return None
         if isinstance(value, list):
             return [self.node(item, depth + 1) for item in value]
         if isinstance(value, tuple):
             return {"t": [self.node(item, depth + 1) for item in value]}
         if isinstance(value, dict):
-            return {"d": [[self.node(k, depth + 1), self.node(v, depth + 1)] for k, v in value.items()]}
+            return {"d": [[self._key(key), self.node(item, depth + 1)] for key, item in value.items()]}
         found = value if _may_cross(value) else self._special(value)
         if _may_cross(found):
             return self._array(found)
         if isinstance(found, dict):
             return found
         raise WireError(f"a value of type {type(value).__name__} cannot cross")
+
+    def _key(self, key: Any) -> Any:
+        """Keys that are not plain cross as their text: one of them must not cost the whole dict."""
+        return self.node(key if isinstance(key, (str, int, float, np.generic, type(None))) else str(key))
 
     def _array(self, array: np.ndarray[Any, Any]) -> dict[str, Any]:
         data = np.ascontiguousarray(array).tobytes()
@@ -149,7 +164,11 @@ class Decoder:
         name, shape, offset = payload
         if not isinstance(name, str) or name not in DTYPES:
             raise WireError("an array is of a dtype that may not cross")
-        if not isinstance(shape, list) or len(shape) > 8 or not all(type(n) is int and n >= 0 for n in shape):
+        if (
+            not isinstance(shape, list)
+            or len(shape) > DIMENSION_LIMIT
+            or not all(type(n) is int and n >= 0 for n in shape)
+        ):
             raise WireError("an array has no valid shape")
         dtype, count = DTYPES[name], prod(shape)
         if type(offset) is not int or not 0 <= offset <= len(self._body) - count * dtype.itemsize:

@@ -134,3 +134,26 @@ def test_any_json_decodes_or_is_refused(node: Any, body: bytes) -> None:
         wire.Decoder(body, refuse).value(message)
     except wire.WireError:
         return
+
+
+def test_odd_keys_and_kinds_of_numbers_cross_as_what_they_are_at_heart() -> None:
+    """A tuple as a key, numpy scalars, a str subclass: none of them costs the value it stands in."""
+    value = {("best", "model"): np.float32(0.5), np.int64(3): np.str_("x"), "flag": np.bool_(True)}
+    assert cross(value) == {"('best', 'model')": 0.5, 3: "x", "flag": True}
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "said"),
+    [
+        ("ValueError", "bad", "ValueError: bad"),
+        ("NotImplementedError", "", "NotImplementedError"),
+        (
+            "MXNetError",
+            "Traceback (most recent call last):\n  File x\nMXNetError: shapes differ",
+            "MXNetError: shapes differ",
+        ),
+    ],
+)
+def test_the_gist_of_an_exception_is_the_line_that_says_it(kind: str, text: str, said: str) -> None:
+    """A traceback inside a message does not hide what went wrong."""
+    assert wire.gist(kind, text) == said
