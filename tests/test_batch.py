@@ -165,3 +165,19 @@ def test_one_check_gone_wrong_costs_that_check(course: Path, tier: str, cell: st
     grade = grade_submission(collect(path, course / "work")[0], bench)
     assert {check.check_id: check.outcome.value for check in grade.checks} == {"f": verdict, "g": "PASSED"}
     assert grade.status is Status.GRADED
+
+
+def test_without_a_sandbox_only_by_name_and_every_report_says_so(course: Path) -> None:
+    """Without bubblewrap grading stops with exit code 3; --allow-unsandboxed grades and says it in red."""
+    environment = {"PATH": str(course), "HOME": str(course), "XDG_CACHE_HOME": str(course / "cache")}
+    refused = subprocess.run(command(course, "out"), cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert refused.returncode == 3
+    assert "install the package bubblewrap" in refused.stderr
+    allowed = command(course, "out", "--allow-unsandboxed")
+    done = subprocess.run(allowed, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING: no sandbox" in done.stdout
+    assert scores(course, "out") == {"right": "2.0", "slow": "2.0", "wrong": "0.0"}
+    for name in ("right", "slow", "wrong"):
+        assert "without a sandbox" in (course / "out" / "feedback" / f"{name}.html").read_text()
+        assert "without a sandbox" in (course / "out" / "results" / f"{name}.json").read_text()

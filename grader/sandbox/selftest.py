@@ -118,9 +118,7 @@ def prove(tier: str) -> dict[str, bool]:
 
 
 def require(tier: str) -> None:
-    """Refuse a sandbox that does not keep every promise; `none` promises nothing. Raises SandboxUnavailable."""
-    if tier == "none":
-        return
+    """Refuse a sandbox that does not keep every promise. Raises SandboxUnavailable."""
     broken = [PROMISES[name] for name, kept in prove(tier).items() if not kept]
     if broken:
         raise SandboxUnavailable(f"the sandbox does not hold here: not kept is «{broken[0]}» ({len(broken)} in all).")
