@@ -67,6 +67,7 @@ class Row:
     ci_low: float | None = None
     ci_high: float | None = None
     scores: tuple[tuple[str, float], ...] = ()  # (model, nats/char) of every measured model
+    sandboxed: bool = True
     flags: int | None = None  # how many questions for a human; None: not for this reader
 
     @property
@@ -138,6 +139,8 @@ def leaderboard_table(rows: Sequence[Row]) -> Table:
     """The leaderboard for a terminal; no text in it can colour, move or link anything."""
     staff = any(row.flags is not None for row in rows)
     caption = "Ranks are shared where 95 % intervals overlap."
+    if not all(row.sandboxed for row in rows):
+        caption += "\n[bold red]Graded without a sandbox.[/]"
     table = Table(title="Held-out perplexity", caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("rank", justify="right", no_wrap=True)
     table.add_column("student" if staff else "pseudonym", overflow="ellipsis")
@@ -171,6 +174,7 @@ def leaderboard_html(rows: Sequence[Row], *, assignment_title: str, updated_at: 
         measured=sum(row.rank is not None for row in rows),
         entries=len(entries),
         staff=any(row.flags is not None for row in rows),
+        unsandboxed=not all(row.sandboxed for row in rows),
         axis=plot.axis(best),
         strip_axis=plot.axis([nats for row in entries for _, nats in row.scores]),
         baselines=baselines,
@@ -190,6 +194,7 @@ def _row(grade: Grade, name: str, *, flags: bool) -> Row:
         rank=None,
         name=name,
         status=grade.status.value,
+        sandboxed=grade.sandbox != "none",
         submitted_at=grade.submitted_at,
         scores=tuple((model, nats) for model, nats in measured if nats is not None),
         flags=len(grade.flags) if flags else None,
