@@ -2,24 +2,26 @@
 
     perplexity = exp(−(1/N) Σ ln p(x_t | x_<t))
 
-A text of N characters is cut into B lanes of L characters. At each step the model is shown one character of every
-lane and returns its scores for the next one; only then is that next character used. The softmax and the sums are
-taken here, in float64: a model that peeks, rescales or prints a nicer number gains nothing.
+A text is cut into B disjoint lanes. At each step every model is shown one character of each lane and returns its scores
+for the next; only when all have committed is the next character shown to any. The softmax and the sums are taken here,
+in float64: a model that peeks, remembers for another, rescales or prints a nicer number gains nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from grader.errors import AssignmentError
-from grader.sandbox.bridge import Student, StudentError
+from grader.sandbox.bridge import Handle, SessionOver, Student, StudentError
 from grader.types import Curve, Outcome, PerplexityScore, Split
 
 ALPHABET = " abcdefghijklmnopqrstuvwxyz"  # the order in which symbols and scores cross the bridge
 WARM_UP_CHARS = 20  # shown at the head of each lane, not scored
 BOOTSTRAP_SAMPLES = 2000
+LARGEST_SCORE = 1e30  # sums of losses stay finite
 Array = np.ndarray[Any, Any]
 
 
@@ -31,16 +33,17 @@ def indices(text: str) -> Array:
 
 
 def lanes_of(text: Array, lanes: int) -> Array:
-    """Cut a text [N] into lanes [B, W + L]: W characters of warm-up, then L scored ones, each scored exactly once.
+    """Cut a text [N] into disjoint lanes [B, W + L]: W characters of warm-up, then L that are scored.
+
+    Disjoint, because a character that is one lane's warm-up must not be scored in another: it would have been shown.
 
     Raises:
         AssignmentError: the text is too short for so many lanes.
     """
-    length = (len(text) - WARM_UP_CHARS) // lanes
-    if length < 1:
+    length = len(text) // lanes
+    if length <= WARM_UP_CHARS:
         raise AssignmentError(f"a text of {len(text)} characters is too short for {lanes} lanes: lower `lanes`.")
-    starts = np.arange(lanes)[:, None] * length
-    return np.asarray(text[starts + np.arange(WARM_UP_CHARS + length)])
+    return text[: lanes * length].reshape(lanes, length)
 
 
 def log_softmax(scores: Array) -> Array:
@@ -49,31 +52,77 @@ def log_softmax(scores: Array) -> Array:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
-def lockstep_nats(student: Student, model: str, text: Array, order: Array) -> Array:
-    """Losses −ln p(x_t | x_<t) of a student's model on lanes [B, W + L], as nats [B, L].
+def lockstep_nats(
+    student: Student, models: Sequence[str], text: Array, order: Array
+) -> dict[str, Array | StudentError]:
+    """Losses −ln p(x_t | x_<t) of each model on lanes [B, W + L], as nats [B, L]; or what the model did wrong.
 
-    `order` [B] is the permutation in which the lanes are shown. Raises StudentError: what the model did wrong.
+    All models go through the text together: at each step every one commits to its scores before any is shown the next
+    character, so that none can remember for another what comes. `order` [B] is the permutation in which the lanes are
+    shown. Raises ModelEnded if the student's process ended.
     """
-    shown = text[order]
-    session = student.keep(student.stubs.ref("open_model"), model, len(shown))
-    nats = np.empty((len(shown), shown.shape[1] - WARM_UP_CHARS))
-    for t in range(shown.shape[1] - 1):
-        scores = student.stubs.step(session, shown[:, t].tolist())
-        target = t + 1 - WARM_UP_CHARS
-        _refuse_bad_scores(scores, len(shown))
-        if target >= 0:
-            nats[:, target] = -log_softmax(scores)[np.arange(len(shown)), shown[:, t + 1]]
-    return np.asarray(nats[np.argsort(order)])
+    shown, steps = text[order], text.shape[1] - 1
+    found: dict[str, Array | StudentError] = {}
+    sessions: dict[str, Handle] = {}
+    nats = {model: np.empty((len(shown), steps + 1 - WARM_UP_CHARS)) for model in models}
+
+    def step(session: Handle, symbols: list[int]) -> Array:
+        return _checked(student.stubs.step(session, symbols), len(shown))
+
+    def ask(model: str, call: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return call(*args)
+        except SessionOver as error:
+            raise ModelEnded(error, model) from error
+        except StudentError as error:
+            found[model] = error
+            sessions.pop(model, None)
+            return None
+
+    for model in models:
+        opened = ask(model, student.keep, student.stubs.ref("open_model"), model, len(shown))
+        if opened is not None:
+            sessions[model] = opened
+    for t in range(steps):
+        symbols, target = shown[:, t].tolist(), t + 1 - WARM_UP_CHARS
+        for model, session in list(sessions.items()):
+            scores = ask(model, step, session, symbols)
+            if scores is not None and target >= 0:
+                nats[model][:, target] = -log_softmax(scores)[np.arange(len(shown)), shown[:, t + 1]]
+    inverse = np.argsort(order)
+    return {model: found.get(model, nats[model][inverse]) for model in models}
 
 
-def score_model(student: Student, curve: Curve, split: Split, lanes: int, seed: int) -> PerplexityScore:
-    """Measure one model on the held-out and on the test text; what the model did wrong becomes its outcome."""
+class ModelEnded(Exception):
+    """The student's process ended while a model was asked."""
+
+    def __init__(self, error: SessionOver, model: str) -> None:
+        super().__init__(str(error))
+        self.error, self.model = error, model
+
+
+def score_models(
+    student: Student, curves: Sequence[Curve], split: Split, lanes: int, seed: int
+) -> dict[str, PerplexityScore]:
+    """Measure models on the held-out and on the test text; what a model did wrong becomes its outcome.
+
+    If one ends the student's process, its outcome is all there is: the others are to be asked in a fresh process.
+    """
     rng = np.random.default_rng(seed)
+    by_model = {curve.model: curve for curve in curves}
+    texts = [lanes_of(indices(text), lanes) for text in (split.held_out, split.test)]
     try:
-        held_out = lockstep_nats(student, curve.model, lanes_of(indices(split.held_out), lanes), rng.permutation(lanes))
-        test = lockstep_nats(student, curve.model, lanes_of(indices(split.test), lanes), rng.permutation(lanes))
-    except StudentError as error:
-        return without_model(curve, error.outcome, str(error))
+        held_out, test = (lockstep_nats(student, list(by_model), text, rng.permutation(lanes)) for text in texts)
+    except ModelEnded as ended:
+        return {ended.model: without_model(by_model[ended.model], ended.error.outcome, str(ended.error))}
+    return {model: _score(curve, held_out[model], test[model], rng) for model, curve in by_model.items()}
+
+
+def _score(
+    curve: Curve, held_out: Array | StudentError, test: Array | StudentError, rng: np.random.Generator
+) -> PerplexityScore:
+    if isinstance(held_out, StudentError):
+        return without_model(curve, held_out.outcome, str(held_out))
     blocks = held_out.mean(axis=1)
     low, high = bootstrap_interval(blocks, rng)
     nats = float(blocks.mean())
@@ -87,7 +136,7 @@ def score_model(student: Student, curve: Curve, split: Split, lanes: int, seed: 
         ci_high=high,
         num_chars=held_out.size,
         block_nats=tuple(blocks.tolist()),
-        test_block_nats=tuple(test.mean(axis=1).tolist()),
+        test_block_nats=() if isinstance(test, StudentError) else tuple(test.mean(axis=1).tolist()),
     )
 
 
@@ -143,10 +192,12 @@ def baselines(split: Split, lanes: int) -> dict[str, tuple[Array, Array]]:
     return found
 
 
-def _refuse_bad_scores(scores: Any, lanes: int) -> None:
+def _checked(scores: Any, lanes: int) -> Array:
+    """The scores of one step, if they are scores. Raises StudentError."""
     expected = (lanes, len(ALPHABET))
     if not isinstance(scores, np.ndarray) or scores.shape != expected or scores.dtype.kind not in "fiu":
         found = f"shape {scores.shape}" if isinstance(scores, np.ndarray) else f"a {type(scores).__name__}"
         raise StudentError(Outcome.FAILED, f"The model returned {found} for one step; expected scores {expected}.")
-    if not np.isfinite(scores).all():
-        raise StudentError(Outcome.FAILED, "The model returned scores that are not finite (NaN or infinity).")
+    if not (np.abs(scores.astype(np.float64)) <= LARGEST_SCORE).all():
+        raise StudentError(Outcome.FAILED, "The model returned scores that are not finite, or beyond 1e30.")
+    return scores

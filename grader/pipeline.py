@@ -24,7 +24,7 @@ from grader.errors import SubmissionError
 from grader.intake import read_submission
 from grader.integrity import trained_on_test
 from grader.notebook import parse_submission, to_json
-from grader.perplexity import baselines, score_model, without_model
+from grader.perplexity import baselines, score_models, without_model
 from grader.sandbox.bridge import Session, Student, StudentError
 from grader.types import (
     Assignment,
@@ -124,14 +124,17 @@ def grade_submission(submission: Submission, bench: Bench) -> Grade:
 def _examine(notebook: bytes, submission: Submission, bench: Bench) -> _Work:
     """Run the notebook and ask it everything; again in a fresh sandbox if a check wedged or killed the last one."""
     work: _Work | None = None
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         with _session(notebook, bench) as session:
             execution = session.execute()
+            if number == 0 and execution.outcome is Outcome.KERNEL_DIED:
+                continue  # something outside may have killed it: it is believed when it happens twice
             work = work or _Work(execution, {}, {})
             if session.over:
                 break
+            decided = len(work.checks) + len(work.scores)
             _ask(session, work, submission, bench)
-            if session.over is None:
+            if session.over is None or len(work.checks) + len(work.scores) == decided:
                 break
     assert work is not None
     return _fill(work, bench)
@@ -159,14 +162,15 @@ def _ask(session: Session, work: _Work, submission: Submission, bench: Bench) ->
     open_checks = {check.id for check in bench.assignment.checks} - set(work.checks)
     try:
         student = Student(session, bench.assignment.stubs_source)
-    except StudentError:
+    except StudentError as error:
+        work.execution = dataclasses.replace(work.execution, outcome=error.outcome, message=str(error))
         return
     if open_checks:
         for result in run_checks(bench.assignment, open_checks, student, seed):
             work.checks[result.check_id] = result
-    for curve in bench.profile.curves:
-        if session.over is None and curve.model not in work.scores:
-            work.scores[curve.model] = score_model(student, curve, bench.split, bench.profile.lanes, seed)
+    open_curves = [curve for curve in bench.profile.curves if curve.model not in work.scores]
+    if session.over is None and open_curves:
+        work.scores |= score_models(student, open_curves, bench.split, bench.profile.lanes, seed)
 
 
 def _fill(work: _Work, bench: Bench) -> _Work:

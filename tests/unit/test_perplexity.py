@@ -18,7 +18,7 @@ from grader.perplexity import (
     lockstep_nats,
     log_softmax,
     ngram_nats,
-    score_model,
+    score_models,
 )
 from grader.sandbox.bridge import SessionOver, StudentError
 from grader.types import Curve, Outcome, Split
@@ -31,18 +31,22 @@ class FakeStudent:
     """A student whose model is a function of the characters shown so far [lanes, t] -> scores [lanes, V]."""
 
     def __init__(self, model: Any) -> None:
-        self.model, self.shown, self.stubs = model, [], self
+        self.model, self.shown, self.stubs = model, {}, self
 
     def ref(self, name: str) -> str:
         return name
 
-    def keep(self, target: str, name: str, lanes: int) -> object:
-        self.shown = []
-        return object()
+    def keep(self, target: str, name: str, lanes: int) -> str:
+        self.shown[name] = []
+        return name
 
-    def step(self, session: object, symbols: list[int]) -> Any:
-        self.shown.append(symbols)
-        return self.model(np.array(self.shown).T)
+    def step(self, name: str, symbols: list[int]) -> Any:
+        self.shown[name].append(symbols)
+        return self.model(np.array(self.shown[name]).T)
+
+
+def nats_of(student: Any, lanes: np.ndarray, order: np.ndarray) -> np.ndarray:
+    return lockstep_nats(student, ["rnn"], lanes, order)["rnn"]
 
 
 def markov_text(length: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -56,7 +60,7 @@ def markov_text(length: int, rng: np.random.Generator) -> tuple[np.ndarray, np.n
 def test_uniform_model_has_perplexity_27() -> None:
     """A model that knows nothing scores ln 27 nats/char, to 1e-12, whatever constant it adds to its scores."""
     lanes = lanes_of(np.arange(1000) % V, 7)
-    nats = lockstep_nats(FakeStudent(lambda shown: np.full((7, V), 1e6)), "rnn", lanes, np.arange(7))
+    nats = nats_of(FakeStudent(lambda shown: np.full((7, V), 1e6)), lanes, np.arange(7))
     assert abs(nats.mean() - np.log(V)) < 1e-12
 
 
@@ -66,15 +70,34 @@ def test_markov_chain_scores_its_own_entropy_exactly() -> None:
     text, table = markov_text(2020, rng)
     lanes = lanes_of(text, 20)
     student = FakeStudent(lambda shown: np.log(table[shown[:, -1]]) + 3.0)
-    nats = lockstep_nats(student, "rnn", lanes, rng.permutation(20))
-    exact = -np.log(table[text[WARM_UP_CHARS - 1 : -1], text[WARM_UP_CHARS:]])
-    np.testing.assert_allclose(nats.reshape(-1), exact, rtol=0, atol=1e-12)
+    nats = nats_of(student, lanes, rng.permutation(20))
+    exact = -np.log(table[lanes[:, WARM_UP_CHARS - 1 : -1], lanes[:, WARM_UP_CHARS:]])
+    np.testing.assert_allclose(nats, exact, rtol=0, atol=1e-12)
 
 
-def test_every_character_after_the_warm_up_is_scored_once() -> None:
-    """Lanes overlap only in their warm-up, so no character counts twice and none is left out."""
-    lanes = lanes_of(np.arange(20 + 6 * 30), 6)
-    assert lanes[:, WARM_UP_CHARS:].reshape(-1).tolist() == list(range(20, 200))
+def test_no_character_lies_in_two_lanes() -> None:
+    """A character that warms one lane up is never scored in another, where it would be known already."""
+    lanes = lanes_of(np.arange(6 * 50 + 3), 6)
+    assert lanes.reshape(-1).tolist() == list(range(300))
+
+
+def test_no_model_can_remember_for_another_what_comes() -> None:
+    """A model that looks up what any other has been shown knows no character before it is scored itself."""
+    text = np.random.default_rng(0).integers(0, V, 600)
+    lanes = lanes_of(text, 4)
+    student = FakeStudent(None)
+
+    def copycat(shown: np.ndarray) -> np.ndarray:
+        scores = np.zeros((4, V))
+        longest = max(student.shown.values(), key=len)
+        if len(longest) > shown.shape[1]:
+            scores[np.arange(4), longest[shown.shape[1]]] = 100
+        return scores
+
+    student.model = copycat
+    found = lockstep_nats(student, ["first", "second"], lanes, np.arange(4))
+    for nats in found.values():
+        np.testing.assert_allclose(nats, np.log(V))
 
 
 def test_a_model_sees_a_character_only_after_it_has_committed() -> None:
@@ -85,21 +108,29 @@ def test_a_model_sees_a_character_only_after_it_has_committed() -> None:
         seen.append(shown.shape[1])
         return np.zeros((2, V))
 
-    nats = lockstep_nats(FakeStudent(model), "rnn", lanes, np.arange(2))
+    nats = nats_of(FakeStudent(model), lanes, np.arange(2))
     assert seen == list(range(1, lanes.shape[1]))
     assert nats.shape == (2, lanes.shape[1] - WARM_UP_CHARS)
 
 
 @pytest.mark.parametrize(
     "scores",
-    [np.full((5, V), np.nan), np.full((5, V), np.inf), np.zeros((5, V - 1)), np.zeros((4, V)), None, "a" * V],
-    ids=["nan", "inf", "27th symbol missing", "a lane missing", "None", "text"],
+    [
+        np.full((5, V), np.nan),
+        np.full((5, V), np.inf),
+        np.full((5, V), 1e300),
+        np.zeros((5, V - 1)),
+        np.zeros((4, V)),
+        None,
+        "a" * V,
+    ],
+    ids=["nan", "inf", "huge", "27th symbol missing", "a lane missing", "None", "text"],
 )
 def test_scores_that_are_no_scores_get_no_perplexity(scores: Any) -> None:
     """NaN, infinity, a wrong shape or no array at all end in an outcome with 0 points, never in a good score."""
     text = "the quick brown fox jumps over the lazy dog " * 5
     split = Split(train=text, test=text, held_out=text, sha256="")
-    score = score_model(FakeStudent(lambda shown: scores), CURVE, split, 5, seed=0)
+    score = score_models(FakeStudent(lambda shown: scores), [CURVE], split, 5, seed=0)["rnn"]
     assert (score.outcome, score.points, score.nats_per_char) == (Outcome.FAILED, 0.0, None)
     assert score.message
 
@@ -112,7 +143,7 @@ def test_what_the_model_did_wrong_is_the_outcome(error: type[StudentError]) -> N
         raise error(Outcome.TIMED_OUT, "late")
 
     split = Split(train="a" * 99, test="a" * 99, held_out="a" * 99, sha256="")
-    assert score_model(FakeStudent(model), CURVE, split, 2, seed=0).outcome is Outcome.TIMED_OUT
+    assert score_models(FakeStudent(model), [CURVE], split, 2, seed=0)["rnn"].outcome is Outcome.TIMED_OUT
 
 
 def test_log_softmax_is_stable() -> None:
