@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import io
 import os
 import sys
 import tempfile
@@ -42,7 +44,16 @@ from grader.types import Assignment, Grade, Outcome, Profile
 
 INTERRUPTED = 130
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+
+
+class Terminal(Console):
+    """A console whose reader may go away: grading goes on without one."""
+
+    def on_broken_pipe(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+console = Terminal(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def say(text: str, style: str | None = None) -> None:
@@ -83,11 +94,12 @@ def grade(
 ) -> None:
     """Grade a batch of submissions; exit 1 if some could not be graded by a fault of ours."""
     loaded, scale = _load(assignment, profile)
-    collected = collect(submissions, out / "submissions")
+    collected = collect(submissions, out / "submissions", exclude=out)
     tier = _tier(allow_unsandboxed)
-    bench = set_up(loaded, scale, tier, str(corpus_file) if corpus_file else None)
+    private = (out, submissions if submissions.is_dir() else submissions.parent)
+    bench = set_up(loaded, scale, tier, str(corpus_file) if corpus_file else None, private)
     _folder(out)
-    with Gradebook.open(out / GRADEBOOK) as book:
+    with _alone(out), Gradebook.open(out / GRADEBOOK) as book:
         run_id = book.begin_run(command="grade", profile=profile, started_at=_now())
         try:
             with _progress(len(collected)) as report:
@@ -222,6 +234,17 @@ def _folder(out: Path) -> None:
 
 
 @contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep a second batch out of the same results folder. Raises UsageError."""
+    with (out / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"another batch is writing to {out}: wait for it, or choose another folder.") from None
+        yield
+
+
+@contextmanager
 def _progress(total: int) -> Iterator[Report]:
     """A bar with an ETA on a terminal, plain lines elsewhere."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -267,6 +290,9 @@ def _now() -> str:
 
 def main() -> None:
     """Run a command; every expected error is one sentence on standard error and the exit code of its kind."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         code = app(standalone_mode=False) or 0
     except Interrupted:

@@ -44,7 +44,7 @@ class _File:
         return self.path.suffix.lower() == ".ipynb"
 
 
-def collect(path: Path, work: Path) -> list[Submission]:
+def collect(path: Path, work: Path, exclude: Path | None = None) -> list[Submission]:
     """All submissions under `path`, one for each student, by student id.
 
     `path` is a notebook (or whatever was handed in as one), a zip file, or a folder: `<student>.ipynb`;
@@ -53,7 +53,7 @@ def collect(path: Path, work: Path) -> list[Submission]:
 
     A student's submission is `homework.ipynb`; failing that the latest or first notebook; failing that the
     first file of another kind, which will be found not to be a notebook; failing that it is missing.
-    Hidden files and links are never followed or read.
+    Hidden files and links are never followed or read. A results folder inside `path` is told by `exclude`.
 
     Raises UsageError if there is nothing to collect, InfrastructureError if a zip cannot be extracted.
     """
@@ -64,6 +64,8 @@ def collect(path: Path, work: Path) -> list[Submission]:
     try:
         if path.is_dir():
             found = _by_student(_root(path))
+            if exclude and path.resolve() in exclude.resolve().parents:
+                found = {raw: files for raw, files in found.items() if not _all_below(exclude, files)}
         else:
             found = {_student(path.name)[0]: [_File(path=path, name=path.name)]}
         ids = _unique_ids(found)
@@ -73,6 +75,11 @@ def collect(path: Path, work: Path) -> list[Submission]:
     if not any(submission.path for submission in submissions):
         raise UsageError(f"There is no submission in {path}: no notebook, and no folder of a student with a file.")
     return sorted(submissions, key=lambda submission: submission.student_id)
+
+
+def _all_below(folder: Path, files: list[_File]) -> bool:
+    inside = [file.path.resolve().is_relative_to(folder.resolve()) for file in files]
+    return bool(inside) and all(inside)
 
 
 def read_submission(submission: Submission) -> bytes:
@@ -106,7 +113,10 @@ def _submission(student: str, file: _File | None) -> Submission:
         str(file.path).encode()
     except UnicodeEncodeError:
         raise UsageError(f"The name of {str(file.path)!r} is not valid Unicode; rename the file.") from None
-    digest = hashlib.sha256(_read_bounded(file.path)).hexdigest()
+    try:
+        digest = hashlib.sha256(_read_bounded(file.path)).hexdigest()
+    except PermissionError:
+        digest = ""  # found out again, and told, when it is to be graded; the others go on
     return Submission(student_id=student, path=str(file.path), sha256=digest, submitted_at=_submitted_at(file.path))
 
 
@@ -196,6 +206,8 @@ def _unique_ids(found: dict[str, list[_File]]) -> dict[str, str]:
     taken: set[str] = set()
     for raw in sorted(found):
         plain = re.sub(r"[^A-Za-z0-9._-]+", "_", raw).strip("._-")[:80] or "student"
+        if plain != raw:  # who else hands in must not change whose id this is
+            plain = f"{plain}_{hashlib.sha256(raw.encode(errors='surrogateescape')).hexdigest()[:6]}"
         unique, count = plain, 1
         while unique.lower() in taken:
             count += 1

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from grader.errors import InfrastructureError
-from grader.export import gradescope_results, write_grades_csv, write_results
+from grader.errors import InfrastructureError, UsageError
+from grader.export import gradescope_results, write_canvas_csv, write_grades_csv, write_moodle_csv, write_results
 from grader.feedback import feedback_html
 from grader.leaderboard import Baseline, Row, leaderboard_csv, leaderboard_html, rows
 from grader.types import Assignment, Grade
@@ -29,6 +30,8 @@ def write_student(out: Path, grade: Grade, assignment: Assignment) -> None:
 def write_class(out: Path, grades: Sequence[Grade], assignment: Assignment, baselines: Mapping[str, float]) -> None:
     """grades.csv, the leaderboard as CSV and as a page. Raises InfrastructureError if the disk refuses."""
     write_grades_csv(out / "grades.csv", grades, assignment=assignment.name, duedate=assignment.duedate)
+    write_canvas_csv(out / "canvas.csv", grades, assignment=assignment.name, max_score=_max_score(grades))
+    write_moodle_csv(out / "moodle.csv", grades)
     write_text(out / BASELINES, json.dumps(dict(baselines), indent=2) + "\n")
     board = board_rows(out, grades, assignment)
     write_text(out / "leaderboard.csv", leaderboard_csv(board))
@@ -38,10 +41,17 @@ def write_class(out: Path, grades: Sequence[Grade], assignment: Assignment, base
             write_student(out, grade, assignment)
 
 
+def _max_score(grades: Sequence[Grade]) -> float:
+    return max((grade.max_score for grade in grades), default=0.0)
+
+
 def board_rows(out: Path, grades: Sequence[Grade], assignment: Assignment, *, names: bool = False) -> list[Row]:
     """The leaderboard of a results folder, with its baselines; `names` is for staff."""
     path = out / BASELINES
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError:
+        raise UsageError(f"{path} is damaged: delete it, and `grader grade` with -o {out} writes it again.") from None
     lines = [Baseline(name=name, nats_per_char=nats) for name, nats in known.items()]
     return rows(grades, lines, salt=str(assignment.seed), names=names)
 
@@ -54,7 +64,8 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise InfrastructureError(
-            f"{path} could not be written: {error.strerror}. Free some space or choose another -o."
+            f"{path} could not be written: {error.strerror}. Make room, or choose another folder with -o."
         ) from error

@@ -7,19 +7,21 @@ caller retries: it never becomes a zero.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from grader import __version__
 from grader.checks import run_checks, without_session
-from grader.corpus import load_corpus, split_corpus
+from grader.corpus import cache_folder, load_corpus, split_corpus
 from grader.errors import SubmissionError
 from grader.intake import read_submission
 from grader.integrity import trained_on_test
@@ -42,6 +44,7 @@ from grader.types import (
 
 ROUNDS = 6  # fresh sandboxes for one submission, when a check wedges or kills the one before
 YARDSTICK = "trigram"
+DECIDING = ("checks", "corpus", "integrity", "notebook", "perplexity", "pipeline")  # modules, besides the sandbox
 
 _STATUS = {
     Outcome.PASSED: Status.GRADED,
@@ -63,6 +66,7 @@ class Bench:
     split: Split
     yardsticks: Mapping[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
     tier: str
+    private: tuple[str, ...]  # folders that no notebook may see, wherever they lie
 
     def key(self, submission: Submission) -> str:
         """Hash of everything that decides the grade of a submission."""
@@ -72,12 +76,28 @@ class Bench:
             self.split.sha256,
             self.profile.name,
             self.tier,
-            __version__,
+            _engine_sha256(),
         )
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def set_up(assignment: Assignment, profile: Profile, tier: str, corpus_source: str | None = None) -> Bench:
+@functools.cache
+def _engine_sha256() -> str:
+    """Identity of the code that decides a grade, and its version."""
+    digest = hashlib.sha256(__version__.encode())
+    here = Path(__file__).parent
+    for path in sorted([*here.glob("sandbox/*.py"), *(here / f"{name}.py" for name in DECIDING)]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def set_up(
+    assignment: Assignment,
+    profile: Profile,
+    tier: str,
+    corpus_source: str | None = None,
+    private: Sequence[Path] = (),
+) -> Bench:
     """Load the corpus and draw its split. Raises CorpusUnavailable, AssignmentError."""
     corpus = load_corpus(assignment.corpus, source=corpus_source)
     split = split_corpus(
@@ -88,7 +108,8 @@ def set_up(assignment: Assignment, profile: Profile, tier: str, corpus_source: s
         held_out_chars=profile.held_out_chars,
     )
     yardsticks = baselines(split, profile.lanes) if profile.curves else {}
-    return Bench(assignment=assignment, profile=profile, split=split, yardsticks=yardsticks, tier=tier)
+    closed = tuple(str(folder.resolve()) for folder in (Path(assignment.folder), cache_folder(), *private))
+    return Bench(assignment=assignment, profile=profile, split=split, yardsticks=yardsticks, tier=tier, private=closed)
 
 
 @dataclass(slots=True)
@@ -153,6 +174,7 @@ def _session(notebook: bytes, bench: Bench) -> Session:
         },
         limits=profile.limits,
         tier=bench.tier,
+        private=bench.private,
     )
 
 

@@ -22,6 +22,7 @@ from grader.types import Execution, Limits, Outcome
 
 START_WALL_S = 60.0  # for the interpreter and the kernel to come up; a fault of ours beyond that
 INTERRUPT_GRACE_S = 3.0
+STOP_GRACE_S = 40.0  # for the runner to stop a notebook that is out of time, and to say so
 GUEST_START_S = 20.0  # for the kernel to answer after its last cell
 WATCH_INTERVAL_S = 0.5
 
@@ -72,6 +73,7 @@ class Session:
         limits: Limits,
         tier: str,
         python: str = sys.executable,
+        private: Sequence[str] = (),
     ) -> None:
         """Start the sandbox on a notebook (bytes of valid nbformat 4 JSON). Raises SandboxUnavailable."""
         self.limits = limits
@@ -86,7 +88,7 @@ class Session:
             "notebook_wall_s": limits.notebook_wall_s,
             "output_bytes": limits.output_bytes,
         }
-        self._sealed = Sealed(tier, wire.pack(job, b"".join(files.values()) + notebook), python=python)
+        self._sealed = Sealed(tier, wire.pack(job, b"".join(files.values()) + notebook), python=python, private=private)
         self._hard_deadline = time.monotonic() + limits.total_wall_s
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
@@ -143,7 +145,7 @@ class Session:
             return _execution(outcome, _SENTENCES[outcome], started)
 
     def _follow_cells(self, started: float, progress: Progress) -> Execution:
-        allowance = self.limits.notebook_wall_s + INTERRUPT_GRACE_S + 10
+        allowance = self.limits.notebook_wall_s + STOP_GRACE_S
         while True:
             message, body = self._event(max(0.1, started + allowance - time.monotonic()))
             if message.get("event") == "cell":
@@ -156,9 +158,10 @@ class Session:
         try:
             hello, _ = self._receive(time.monotonic() + GUEST_START_S)
         except (EOFError, TimeoutError, wire.WireError) as error:
-            cause = outcome if outcome is Outcome.TIMED_OUT else self._cause(error)
-            self._over = SessionOver(cause, _SENTENCES[cause])
-            return _execution(cause, _SENTENCES[cause], started, body)
+            stopped = outcome in (Outcome.TIMED_OUT, Outcome.OUTPUT_EXCEEDED)
+            cause = outcome if stopped else self._cause(error)
+            self._over = SessionOver(cause, text if stopped else _SENTENCES[cause])
+            return _execution(cause, str(self._over), started, body)
         if "hello" not in hello:
             raise wire.WireError("the guest did not say hello")
         return _execution(outcome, text, started, body)
@@ -223,16 +226,27 @@ class Session:
         if type(number) is not int or not 0 <= number < len(callbacks):
             raise wire.WireError("a callback that was never given")
         args, kwargs = decoder.value(answer.get("args")), decoder.value(answer.get("kwargs"))
-        if not isinstance(args, list) or not isinstance(kwargs, dict):
+        if not isinstance(args, list) or not isinstance(kwargs, dict) or not all(type(k) is str for k in kwargs):
             raise wire.WireError("a callback without arguments")
         try:
             result = callbacks[number](*args, **kwargs)
-        except BaseException:
-            self._send({"op": "refuse"}, {}, [], deadline)
-            while "callback" in self._receive(deadline)[0]:
-                self._send({"op": "refuse"}, {}, [], deadline)
+        except (AssertionError, StudentError):
+            self._refuse(deadline)
             raise
+        except Exception as error:
+            # what a check handed out was called with arguments that it cannot take: the caller chose them
+            self._refuse(deadline)
+            kind = type(error).__name__
+            raise StudentError(
+                Outcome.FAILED, f"A function given to the code was called in a wrong way ({kind})."
+            ) from error
         self._send({"op": "return"}, {"value": result}, [], deadline)
+
+    def _refuse(self, deadline: float) -> None:
+        """Stop the call that led to a callback, and wait until it is over."""
+        self._send({"op": "refuse"}, {}, [], deadline)
+        while "callback" in self._receive(deadline)[0]:
+            self._send({"op": "refuse"}, {}, [], deadline)
 
     def _interrupt(self) -> StudentError:
         """A call is out of time: interrupt it, and keep the session only if it answers to that."""
@@ -344,6 +358,9 @@ _SENTENCES = {
 }
 
 
+_RUN_OUTCOMES = ("PASSED", "RAISED", "TIMED_OUT", "MEMORY_EXCEEDED", "OUTPUT_EXCEEDED", "KERNEL_DIED")
+
+
 def _execution(outcome: Outcome, message: str, started: float, notebook: bytes = b"") -> Execution:
     return Execution(
         outcome=outcome,
@@ -354,10 +371,10 @@ def _execution(outcome: Outcome, message: str, started: float, notebook: bytes =
 
 
 def _outcome(name: Any) -> Outcome:
-    try:
-        return Outcome(name)
-    except ValueError:
-        raise wire.WireError("an unknown outcome") from None
+    """The outcome of a run, of those that a run can have."""
+    if name not in _RUN_OUTCOMES:
+        raise wire.WireError("an unknown outcome")
+    return Outcome(name)
 
 
 def _arrive(tag: str, payload: Any) -> Handle:

@@ -54,8 +54,11 @@ def pick_tier() -> str:
 class Sealed:
     """A started process tree, and the two sockets that lead into it."""
 
-    def __init__(self, tier: str, job: bytes, *, python: str = sys.executable) -> None:
-        """Start `runner.py` on `job`. Raises SandboxUnavailable if the command cannot be started."""
+    def __init__(self, tier: str, job: bytes, *, python: str = sys.executable, private: Sequence[str] = ()) -> None:
+        """Start `runner.py` on `job`; folders in `private` are empty inside, wherever they lie.
+
+        Raises SandboxUnavailable if the command cannot be started.
+        """
         self.control, control_inside = socket.socketpair()
         self.bridge, bridge_inside = socket.socketpair()
         self.stderr = anonymous_file(b"")
@@ -64,7 +67,7 @@ class Sealed:
         self._folder = tempfile.mkdtemp(prefix="unsandboxed-") if tier == "none" else ""
         try:
             self.process = subprocess.Popen(
-                _command(tier, python, inside, filter_fd),
+                _command(tier, python, inside, filter_fd, private),
                 env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", **({"HOME": self._folder} if self._folder else {})},
                 stdin=job_fd,
                 stdout=self.stderr,
@@ -123,7 +126,7 @@ def _interpreter_folders(python: str) -> list[str]:
     return sorted(folder for folder in folders if not folder.startswith("/usr/") and folder != "/usr")
 
 
-def _command(tier: str, python: str, inside: Sequence[int], filter_fd: int) -> list[str]:
+def _command(tier: str, python: str, inside: Sequence[int], filter_fd: int, private: Sequence[str] = ()) -> list[str]:
     runner = [python, "-I", "-B"]
     arguments = [str(fd) for fd in inside]
     if tier == "none":
@@ -131,8 +134,10 @@ def _command(tier: str, python: str, inside: Sequence[int], filter_fd: int) -> l
     binds = [(folder, folder) for folder in _interpreter_folders(python)]
     binds += [(str(_HERE / name), f"{GUEST}/{name}") for name in ("runner.py", "guest.py", "wire.py")]
     program = [*runner, f"{GUEST}/runner.py", *arguments]
+    bound = ["/usr", *(inner for _, inner in binds)]
+    hidden = [folder for folder in map(os.path.realpath, private) if any(_below(folder, top) for top in bound)]
     if tier == "bubblewrap":
-        return [*_bubblewrap(binds, filter_fd), *program]
+        return [*_bubblewrap(binds, filter_fd, hidden), *program]
     staged = [(f"/mnt/{i}", inner) for i, (_, inner) in enumerate(binds)]
     uid = str(SLOT_UID_BASE + os.getpid())
     drop = ["setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "--no-new-privs"]
@@ -148,10 +153,14 @@ def _command(tier: str, python: str, inside: Sequence[int], filter_fd: int) -> l
         "stage",
         str(len(binds)),
     ]
-    return [*stage, *(outer for outer, _ in binds), *drop, *_bubblewrap(staged, filter_fd), *program]
+    return [*stage, *(outer for outer, _ in binds), *drop, *_bubblewrap(staged, filter_fd, hidden), *program]
 
 
-def _bubblewrap(binds: Sequence[tuple[str, str]], filter_fd: int) -> list[str]:
+def _below(path: str, folder: str) -> bool:
+    return Path(path).is_dir() and Path(path).is_relative_to(folder)
+
+
+def _bubblewrap(binds: Sequence[tuple[str, str]], filter_fd: int, hidden: Sequence[str]) -> list[str]:
     """The sandbox itself: own namespaces, no network, read-only system, private sized tmpfs, empty environment."""
     command = ["bwrap", "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     command += ["--unshare-cgroup-try", "--disable-userns", "--uid", "65534", "--gid", "65534"]
@@ -174,5 +183,7 @@ def _bubblewrap(binds: Sequence[tuple[str, str]], filter_fd: int) -> list[str]:
         command += ["--perms", mode, "--size", str(size << 20), "--tmpfs", path]
     for outer, inner in binds:
         command += ["--ro-bind", outer, inner]
+    for folder in hidden:
+        command += ["--tmpfs", folder, "--remount-ro", folder]
     command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", HOME]
     return [*command, "--seccomp", str(filter_fd), "--"]

@@ -127,6 +127,7 @@ class Decoder:
         self._body = body
         self._special = special
         self._convert = array
+        self._array_bytes = 0
 
     def value(self, node: Any, depth: int = 0) -> Any:
         """The value of one node. Raises WireError for any node that the protocol does not name."""
@@ -173,4 +174,7 @@ class Decoder:
         dtype, count = DTYPES[name], prod(shape)
         if type(offset) is not int or not 0 <= offset <= len(self._body) - count * dtype.itemsize:
             raise WireError("an array lies outside its message")
+        self._array_bytes += count * dtype.itemsize
+        if self._array_bytes > len(self._body):
+            raise WireError("the arrays of a message overlap")
         return np.frombuffer(self._body, dtype, count, offset).reshape(shape)

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -259,3 +260,33 @@ def test_magics_and_plots_work(start: Start) -> None:
     execution = session.execute()
     assert execution.outcome is Outcome.PASSED, execution.message
     assert "image/png" in execution.notebook_json
+
+
+def test_private_folders_are_empty_inside_wherever_they_lie(tier: str) -> None:
+    """Hidden checks that lie below a folder which the interpreter needs are not there for the notebook."""
+    with tempfile.TemporaryDirectory(dir=sys.prefix) as folder:
+        (Path(folder) / "oracle.py").write_text("secret")
+        Path(folder).chmod(0o755)
+        cell = f"import os\nfound = os.listdir({folder!r})"
+        for private, found in (((), ["oracle.py"]), ((folder,), [])):
+            with Session(
+                notebook=notebook_of(cell), files={}, environment={}, limits=LIMITS, tier=tier, private=private
+            ) as session:
+                session.execute()
+                assert Student(session, "").get("found") == found
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["f(**{1: 2})", "f(f)", "f(1, 2, 3)", "f([[1], [2, 3]])"],
+    ids=["key that is no string", "function", "too many", "ragged"],
+)
+def test_a_callback_called_in_a_wrong_way_is_the_callers_mistake(start: Start, call: str) -> None:
+    """Whatever student code hands to a function of a check, the fault is not the check's; the next call works."""
+    session = start(f"def use(f):\n    return {call}\ndef ok(): return 1")
+    session.execute()
+    student = Student(session, "")
+    with pytest.raises(StudentError):
+        student.use(lambda x: float(x) + 1)
+    if session.over is None:
+        assert student.ok() == 1

@@ -260,6 +260,22 @@ def test_what_cannot_be_read_is_a_failed_check(value: Any) -> None:
             read()
 
 
+@pytest.mark.parametrize("form", [np.float32, np.int64, np.array, lambda x: np.array([x]), float, int])
+def test_a_number_may_come_in_any_form(form: Any) -> None:
+    """A perplexity is a number, whether Python or numpy holds it, alone or in an array; so is a list of them."""
+    value = form(5)
+    assert expect.as_number(value, "it") == 5
+    assert expect.as_numbers([value, value], "they", 2) == [5, 5]
+    assert expect.as_numbers(np.array([5, 5], "float32"), "they", 2) == [5, 5]
+
+
+def test_letters_survive_any_normalisation() -> None:
+    """A notebook may lower its prefix or drop what is no letter before it reads it."""
+    assert fakes.LETTERS.islower()
+    assert fakes.LETTERS.isalpha()
+    assert max(case[0] * (case[1] * case[2] + 1) for case in course.CASES) <= len(fakes.LETTERS)
+
+
 def test_a_callback_called_in_the_wrong_way_is_a_failed_check() -> None:
     """A notebook that calls what it was given with other arguments hears which ones are right."""
     with pytest.raises(AssertionError, match=r"init_rnn_state\(batch_size, num_hiddens, ctx\)"):
@@ -288,6 +304,76 @@ def test_helpers_are_replaced_for_one_call_only() -> None:
     with pytest.raises(KeyError):
         stubs["judge_alone"](fail, {"helper": 1, "other": 2})
     assert notebook == {"helper": "own"}
+
+
+@pytest.mark.parametrize("known", [list, np.ndarray, nd.NDArray])
+def test_a_text_is_offered_in_the_forms_that_are_in_use(known: Any) -> None:
+    """A function that knows lists, numpy arrays or MXNet arrays only is called with what it knows."""
+
+    def function(indices: Any) -> Any:
+        if not isinstance(indices, known):
+            raise TypeError
+        return [int(i.asscalar() if isinstance(i, nd.NDArray) else i) for i in indices]
+
+    assert load_stubs({})["call_in_any_form"](function, [3, 1, 2]) == [3, 1, 2]
+
+
+def test_printing_may_lean_on_the_notebook() -> None:
+    """A loop whose printing fits the notebook's own network only is called with that; one that raises, raises."""
+    own = {"rnn": "own", "get_params": 0, "init_rnn_state": 0, "num_hiddens": 256, "vocab_size": 27}
+    run, seen = load_stubs(own)["judge_printing"], []
+
+    def loop(rnn: str, *rest: Any) -> None:
+        seen.append(rnn)
+        if rnn == "toy":
+            raise ValueError("sizes do not fit")
+
+    run(loop, {}, ["toy", 0, 0, 4, 5, None], [])
+    assert seen == ["toy", "own"]
+    with pytest.raises(NameError):
+        run(lambda *_: undefined, {}, ["toy"], [])  # noqa: F821  as in a branch that was never tried
+
+
+@pytest.mark.parametrize("activation", [None, "log_softmax", "relu", "tanh", "sigmoid", "softmax"])
+def test_an_activated_output_is_told_from_scores(rng: np.random.Generator, activation: str | None) -> None:
+    """Scores, less their mean in a row, scale with the output layer, with a minus, too; nothing else does."""
+
+    class MLP(gluon.nn.Sequential):
+        def __init__(self, vocab_size: int, num_hiddens: int) -> None:
+            super().__init__()
+            self.add(gluon.nn.Dense(num_hiddens, activation="relu"), gluon.nn.Dropout(0.5), gluon.nn.Dense(vocab_size))
+
+        def forward(self, x: Any) -> Any:
+            scores = super().forward(x)
+            return getattr(nd, activation)(scores) if activation else scores
+
+    stubs, inputs = load_stubs({"NGramMLP": MLP, "ctx": mx.cpu()}), nd.array(rng.normal(0, 1, (9, 12)))
+    mlp = stubs["make_mlp"](inputs, 7, 16)
+    before = mlp(inputs).asnumpy()
+    stubs["multiply_output_layer"](mlp, 7, -3.0)
+    gap = (mlp(inputs).asnumpy() + 3 * before) @ (np.eye(7) - 1 / 7)
+    assert (np.abs(gap).max() < 1e-4) == (activation in (None, "log_softmax"))
+
+
+def test_lock_step_asks_the_parameters_for_their_size() -> None:
+    """num_hiddens may have changed since the network from scratch was trained."""
+    states = []
+
+    def rnn(inputs: Any, state: Any, params: Any) -> Any:
+        states.append(state[0].shape)
+        return [nd.zeros((2, 27))], state
+
+    notebook = {
+        "char_to_idx": {char: i for i, char in enumerate(fakes_alphabet())},
+        "num_hiddens": 5,
+        "scratch_params": [nd.zeros((27, 8)), nd.zeros((8, 8)), nd.zeros(8), nd.zeros((8, 27)), nd.zeros(27)],
+        "init_rnn_state": lambda batch_size, num_hiddens, ctx: (nd.zeros((batch_size, num_hiddens)),),
+        "to_onehot": lambda X, size: [nd.one_hot(column, size) for column in X.T],
+        "rnn": rnn,
+    }
+    stubs = load_stubs(notebook)
+    stubs["step"](stubs["open_model"]("scratch", 2), [0, 1])
+    assert states == [(2, 8)]
 
 
 @pytest.mark.parametrize("as_dict", [True, False])
