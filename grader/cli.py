@@ -299,6 +299,7 @@ def main() -> None:
         print("grader: interrupted; the same command goes on where it stopped.", file=sys.stderr)
         code = INTERRUPTED
     except (KeyboardInterrupt, typer.Abort):
+        print("grader: interrupted before anything was graded.", file=sys.stderr)
         code = INTERRUPTED
     except ClickException as error:
         print(f"grader: {error.format_message()} (`grader --help` lists commands and options)", file=sys.stderr)
