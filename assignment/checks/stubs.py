@@ -3,6 +3,8 @@
 No expected value may stand here either: students get this file.
 """
 
+import itertools
+
 import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon, nd
@@ -59,18 +61,22 @@ def describe_params(params):
 def collect_batches(iterator, corpus, batch_size, num_steps, ctx):
     """What a data iterator yields, at most BATCH_LIMIT times: [X, Y, type of X, type of Y, both on ctx?] each."""
     found = []
-    for X, Y in iterator(corpus, batch_size, num_steps, ctx):
+    for X, Y in itertools.islice(iterator(corpus, batch_size, num_steps, ctx), BATCH_LIMIT):
         on_ctx = all(getattr(array, "context", ctx) == ctx for array in (X, Y))
         found.append([X, Y, _kind(X), _kind(Y), on_ctx])
-        if len(found) == BATCH_LIMIT:
-            break
     return found
 
 
 def call_in_any_form(function, indices, *args):
-    """Call with indices as a float NDArray, else int32 NDArray, else numpy array, else lists; all are in use."""
-    whole = indices.asnumpy().astype("int64")
-    forms = [indices, indices.astype("int32"), whole, whole.tolist()]
+    """Call with indices as a float NDArray, else int32 NDArray, else numpy array, else lists; all are in use.
+
+    If a list is given it comes first, and the others in the opposite order.
+    """
+    as_list = isinstance(indices, list)
+    array = nd.array(indices, ctx=device()) if as_list else indices
+    whole = array.asnumpy().astype("int64")
+    forms = [array, array.astype("int32"), whole, whole.tolist()]
+    forms = forms[::-1] if as_list else forms
     return _first_that_works(*(lambda form=form: _computed(function(form, *args)) for form in forms))
 
 
@@ -126,17 +132,33 @@ def _helper(name, helper):
     return clip
 
 
+def judge_printing(target, helpers, toy, rest):
+    """The same with a toy, else with the notebook's own network: a function that prints may lean on its globals."""
+    names = ("rnn", "get_params", "init_rnn_state", "num_hiddens", "vocab_size")
+    return _first_that_works(
+        lambda: judge_alone(target, helpers, *toy, *rest),
+        lambda: judge_alone(target, helpers, *map(notebook.get, names), device(), *rest),
+    )
+
+
 def judge_with_model(target, helpers, begin, step, before, after):
     """The same, where the arguments are `before`, a model made of two callbacks, `after`."""
     return judge_alone(target, helpers, *before, CallbackModel(begin, step), *after)
 
 
-class CallbackModel(gluon.Block):
-    """A model whose answers come from the check.
+def judge_evaluate(target, helpers, forget, model, indices, *args):
+    """The same for a model, or its two callbacks, and a text in any form; `forget` is called before each attempt."""
+    model = CallbackModel(*model) if isinstance(model, (list, tuple)) else model
 
-    `begin(batch_size)` returns the list of state arrays; `step(inputs, state, is_recording, is_training)`
-    returns (outputs [T·B, V], state).
-    """
+    def attempt(form, *rest):
+        forget()
+        return judge_alone(target, helpers, model, form, *rest)
+
+    return call_in_any_form(attempt, indices, *args)
+
+
+class CallbackModel(gluon.Block):
+    """A model whose answers come from two callbacks of the check, which are called as below."""
 
     def __init__(self, begin, step):
         super().__init__()
@@ -193,17 +215,6 @@ def toy_rnn(inputs, state, params):
     return outputs, (hidden,)
 
 
-class _Start(mx.init.Initializer):
-    """Initialises a parameter with given values, whatever the initialiser of the model is."""
-
-    def __init__(self, values):
-        super().__init__()
-        self.values = values
-
-    def _init_weight(self, _, arr):
-        arr[:] = nd.array(self.values, ctx=arr.context)
-
-
 class ToyModel(gluon.Block):
     """Takes the place of an RNNModel; `fixed` parameters begin with the toy's values at every initialisation."""
 
@@ -211,12 +222,12 @@ class ToyModel(gluon.Block):
         super().__init__()
         names = ("input_weight", "state_weight", "state_bias", "output_weight", "output_bias")
         for name, values in zip(names, _toy, strict=True):
-            start = _Start(values) if fixed else "zeros" if name.endswith("bias") else None
+            start = mx.init.Constant(nd.array(values)) if fixed else "zeros" if name.endswith("bias") else None
             self.params.get(name, shape=values.shape, init=start)
         self.num_hiddens, self.vocab_size = _toy[3].shape
 
-    def begin_state(self, batch_size=0, func=nd.zeros, ctx=None, **kwargs):
-        return [func(shape=(batch_size, self.num_hiddens), ctx=ctx or device(), **kwargs)]
+    def begin_state(self, batch_size=0, *_, **__):
+        return [nd.zeros((batch_size, self.num_hiddens), ctx=device())]
 
     def forward(self, inputs, state):
         params = [param.data(inputs.context) for param in self.collect_params().values()]
@@ -283,17 +294,11 @@ def layouts_that_run(kind, num_hiddens, num_layers, vocab_size):
     return working
 
 
-def run_model(model, inputs, state=None):
-    """[output, list of state arrays] of one call; begins with a fresh state if none is given."""
-    if state is None:
-        state = begin_state(model, inputs.shape[0])
+def run_model(model, inputs, before=None):
+    """[output, list of state arrays] of one call, going on from the state of an earlier result if one is given."""
+    state = begin_state(model, inputs.shape[0]) if before is None else before[1]
     output, state = _computed(model(inputs, state))
     return [output, state if isinstance(state, list) else flat(state)]
-
-
-def run_on(model, inputs, before):
-    """The same, going on from the state of an earlier result of run_model."""
-    return run_model(model, inputs, before[1])
 
 
 def begin_state(model, batch_size):
@@ -318,24 +323,33 @@ def describe_model(model):
 
 
 def make_mlp(inputs, *args):
-    """The notebook's NGramMLP, initialised with weights that let a difference be seen."""
-    mlp = notebook["NGramMLP"](*args)
-    mlp.initialize(mx.init.Uniform(0.5), ctx=device(), force_reinit=True)
+    """The notebook's NGramMLP, with random weights that let a difference be seen, always the same."""
+    mlp, draw = notebook["NGramMLP"](*args), np.random.RandomState(157)
+    mlp.initialize(ctx=device(), force_reinit=True)
     mlp(inputs).wait_to_read()
+    for _, param in sorted(mlp.collect_params().items()):
+        param.set_data(nd.array(draw.uniform(-0.5, 0.5, param.shape)))
     return mlp
 
 
+def multiply_output_layer(block, vocab_size, factor):
+    """Multiply the weight and the bias of the layer that makes `vocab_size` outputs."""
+    for param in block.collect_params().values():
+        if vocab_size in param.shape:
+            param.set_data(param.data() * factor)
+
+
 def learn(block, inputs, labels, num_updates, learning_rate):
-    """Losses of a block over some updates by gradient descent on one minibatch."""
-    loss, losses = gluon.loss.SoftmaxCrossEntropyLoss(), []
-    trainer = gluon.Trainer(block.collect_params(), "sgd", {"learning_rate": learning_rate})
+    """Losses of a block before and after some updates by Adam on one minibatch, without dropout."""
+    nats = gluon.loss.SoftmaxCELoss()
+    before = nats(block(inputs), labels).mean()
+    trainer = gluon.Trainer(block.collect_params(), "adam", {"learning_rate": learning_rate})
     for _ in range(num_updates):
         with autograd.record():
-            mean = loss(block(inputs), labels).mean()
+            mean = nats(block(inputs), labels).mean()
         mean.backward()
         trainer.step(1)
-        losses.append(float(mean.asscalar()))
-    return losses
+    return [before, nats(block(inputs), labels).mean()]
 
 
 def gradients_of_rnn(rnn, inputs, state, params, weights):
@@ -369,7 +383,8 @@ class _Opened:
             raise Missing(f"models[{name!r}]")
         self.model = None if name == "scratch" else notebook["models"][name]
         if self.model is None:
-            self.state = notebook["init_rnn_state"](lanes, notebook["num_hiddens"], device())
+            width = notebook["scratch_params"][1].shape[0]  # num_hiddens may have changed since
+            self.state = notebook["init_rnn_state"](lanes, width, device())
         else:
             self.state = begin_state(self.model, lanes)
 

@@ -18,5 +18,6 @@ def test_evaluate_example(student):
     helpers = {"data_iter_consecutive": lambda *args, **kwargs: [(X, Y)]}
     target = student.ref("evaluate_perplexity")
     begin, step = callback("begin_state", first_zeros), callback("model", guess)
-    found = student.stubs.judge_with_model(target, helpers, begin, step, [], [text, 1, 24, student.ctx])
+    model = [begin, step]
+    found = student.stubs.judge_evaluate(target, helpers, lambda: None, model, text, 1, 24, student.ctx)
     assert_close(as_number(found, "evaluate_perplexity(...)"), 5, "The perplexity of guessing among 5", PERPLEXITY)

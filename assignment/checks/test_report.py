@@ -4,7 +4,7 @@ import pytest
 from expect import as_dict, as_number, as_text
 
 
-MODELS = ("rnn", "gru", "lstm", "lstm2")
+MODELS = ("scratch", "rnn", "gru", "lstm", "lstm2", "ngram_sequential", "ngram_bag")
 KEYS = ("train_perplexity", "test_perplexity", "num_weights", "num_operations")
 
 
@@ -18,7 +18,7 @@ def row_of(student, name):
 @pytest.mark.check("report.example")
 @pytest.mark.parametrize("name", MODELS)
 def test_report_example(student, name):
-    """Each of the four models has its four numbers, all positive."""
+    """Each of the seven models has its four numbers, all positive."""
     for key, value in row_of(student, name).items():
         assert value > 0, f"report[{name!r}][{key!r}] should be positive, but is {value:.4g}."
 

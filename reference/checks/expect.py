@@ -62,7 +62,7 @@ def as_pair(value, what, names):
 
 def as_number(value, what):
     """A float, also from an array with one entry."""
-    if isinstance(value, np.ndarray) and value.size == 1:
+    if isinstance(value, (np.ndarray, np.generic)) and value.size == 1:
         value = value.item()
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     assert is_number, f"{what} should be a number, but is {kind(value)}."

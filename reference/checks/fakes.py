@@ -16,7 +16,7 @@ from expect import (
 )
 from oracle import TableMachine, consecutive_minibatches
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+LETTERS = "abcdefghijklmnopqrstuvwxyz"  # no capitals, no space: a notebook may normalise its prefix
 
 
 def alphabet(student, rng, vocab_size):
@@ -32,7 +32,12 @@ class Reader:
 
     def __init__(self, rng, vocab_size):
         self.machine = TableMachine(rng, vocab_size)
+        self.forget()
+
+    def forget(self):
+        """Nothing has been read yet."""
         self.fed = []  # arrays [T, B]
+        self.scores = []  # [T, B, V] of each call, where a model keeps them
         self.went_on = []  # for each call: was it handed the state that the call before returned?
         self.flags = []  # for each call: (was a gradient recorded?, was it in training mode?)
         self._last = None
@@ -104,7 +109,6 @@ class TableModel(Reader):
     def __init__(self, rng, vocab_size, scale=1.0):
         super().__init__(rng, vocab_size)
         self.scale = scale
-        self.scores = []  # [T, B, V] of each call
         self.begin, self.step = callback("begin_state", first_zeros), callback("model", self._step)
 
     def _step(self, inputs, state, is_recording, is_training):
@@ -132,8 +136,16 @@ def consecutive_for(text):
 
 def described_params(student, name):
     """Names and shapes of the parameters of one of the notebook's `models`."""
-    described = student.stubs.describe_model(as_dict(student.get("models"), "models", [name])[name])
-    with decoding(f"The description of models[{name!r}]"):
-        params = [(str(key), tuple(int(n) for n in shape)) for key, shape in described]
+    model = as_dict(student.get("models"), "models", [name])[name]
+    params = as_shapes(student.stubs.describe_model(model), f"models[{name!r}]")
     assert params, f"models[{name!r}] should be a Gluon block with parameters."
+    return params
+
+
+def as_shapes(described, what):
+    """Names and shapes in what stubs.describe_model says."""
+    with decoding(f"The description of {what}"):
+        params = [(str(key), tuple(int(n) for n in shape)) for key, shape in described]
+    is_sane = all(len(shape) <= 8 and all(0 <= n < 1 << 32 for n in shape) for _, shape in params)
+    assert is_sane, f"{what} has parameters of impossible shapes."
     return params

@@ -29,16 +29,17 @@ def test_evaluate_example(student):
     helpers = {"data_iter_consecutive": lambda *args, **kwargs: [(X, Y)]}
     target = student.ref("evaluate_perplexity")
     begin, step = callback("begin_state", first_zeros), callback("model", guess)
-    found = student.stubs.judge_with_model(target, helpers, begin, step, [], [text, 1, 24, student.ctx])
+    model = [begin, step]
+    found = student.stubs.judge_evaluate(target, helpers, lambda: None, model, text, 1, 24, student.ctx)
     assert_close(as_number(found, "evaluate_perplexity(...)"), 5, "The perplexity of guessing among 5", PERPLEXITY)
 
 
 ### BEGIN HIDDEN TESTS
 def evaluate(student, model, text, B, T):
     """What evaluate_perplexity makes of a fake model."""
-    target, after = student.ref("evaluate_perplexity"), [text, B, T, student.ctx]
+    target, callbacks = student.ref("evaluate_perplexity"), [model.begin, model.step]
     helpers = {"data_iter_consecutive": consecutive_for(text)}
-    found = student.stubs.judge_with_model(target, helpers, model.begin, model.step, [], after)
+    found = student.stubs.judge_evaluate(target, helpers, model.forget, callbacks, text, B, T, student.ctx)
     return as_number(found, "evaluate_perplexity(...)")
 
 
@@ -146,7 +147,7 @@ def test_changes_nothing(student, rng):
     text = [int(i) for i in rng.integers(0, V, 5 * T + 1)]
     target = student.ref("evaluate_perplexity")
     helpers = {"data_iter_consecutive": consecutive_for(range(V))}
-    found = student.stubs.judge_alone(target, helpers, model, text, B, T, student.ctx)
+    found = student.stubs.judge_evaluate(target, helpers, lambda: None, model, text, B, T, student.ctx)
     after = as_params(student.stubs.read_params(model), [param.shape for param in params])
     for value, before in zip(after, params, strict=True):
         assert_close(value, before, "A parameter, after evaluate_perplexity,", FORWARD)

@@ -116,8 +116,8 @@ def test_consecutive(student, rng, B, T, length):
         assert (after == before + T).all(), (
             "Row i of a minibatch should go on where row i of the minibatch before ended."
         )
-    offset = starts[0][0]  # a random one below num_steps is in use, too
-    assert 0 <= offset < T, f"{found} begins at character {offset}."
+    offset = starts[0][0]  # a random one up to num_steps is in use, too
+    assert 0 <= offset <= T, f"{found} begins at character {offset}."
     lengths = {(length - offset) // B, (length - 1 - offset) // B}
     gaps = {int(i) for i in np.diff(starts[0])}
     is_even = len(gaps) <= 1 and gaps <= lengths

@@ -12,10 +12,15 @@ from expect import as_numbers, decoding
 ### END HIDDEN TESTS
 
 
+def pairs_of(student, indices, n):
+    """What ngram_pairs makes of a text."""
+    return student.stubs.call_in_any_form(student.ref("ngram_pairs"), indices, n)
+
+
 @pytest.mark.check("ngram_pairs.example")
 def test_pairs_example(student):
     """Of 5, 6, 7, 8 the pairs with n = 2 are (5, 6) -> 7 and (6, 7) -> 8."""
-    X, y = as_pair(student.ngram_pairs([5, 6, 7, 8], 2), "ngram_pairs([5, 6, 7, 8], 2)", "(X, y)")
+    X, y = as_pair(pairs_of(student, [5, 6, 7, 8], 2), "ngram_pairs([5, 6, 7, 8], 2)", "(X, y)")
     assert_close(as_array(X, "X", (2, 2)), [[5, 6], [6, 7]], "X", FORWARD)
     assert_close(as_array(y, "y", (2,)), [7, 8], "y", FORWARD)
 
@@ -54,7 +59,7 @@ def test_pairs(student, rng, length, n, V):
     """All windows of n characters, in the order of the text, and what follows each."""
     indices = [int(i) for i in rng.integers(0, V, length)]
     call = f"ngram_pairs(text of {length}, {n})"
-    X, y = as_pair(student.ngram_pairs(indices, n), call, "(X, y)")
+    X, y = as_pair(pairs_of(student, indices, n), call, "(X, y)")
     expected_X, expected_y = oracle.ngram_pairs(indices, n)
     assert_close(as_array(X, f"X of {call}", expected_X.shape), expected_X, "X", FORWARD)
     assert_close(as_array(y, f"y of {call}", expected_y.shape), expected_y, "y", FORWARD)
@@ -115,11 +120,25 @@ def test_mlp_learns(student):
     X = np.eye(V, dtype="float32")
     y = np.array([3, 1, 7, 0, 0, 5, 2, 6], "float32")
     mlp = student.keep(student.stubs.ref("make_mlp"), X, V)
-    losses = as_numbers(student.stubs.learn(mlp, X, y, 60, 0.3), "the losses", 60)
-    assert losses[-1] < 0.3 * losses[0], (
-        f"In 60 updates on 8 examples the loss of NGramMLP went from {losses[0]:.3g} to {losses[-1]:.3g} only: "
-        "its output should be scores, without softmax or activation."
+    before, after = as_numbers(student.stubs.learn(mlp, X, y, 100, 0.01), "the losses", 2)
+    assert after < 0.5 * before, (
+        f"In 100 updates on 8 examples the loss of NGramMLP went from {before:.3g} to {after:.3g} only: "
+        "do gradients reach all of its weights?"
     )
+
+
+@pytest.mark.check("NGramMLP")
+def test_mlp_output_is_free(student, rng):
+    """Weight and bias of the output layer times -3: so are the scores (log-probabilities, but for a constant)."""
+    V, hidden, width = 7, 16, 12
+    X = rng.normal(0, 1, (9, width)).astype("float32")
+    mlp = student.keep(student.stubs.ref("make_mlp"), X, V, hidden)
+    before = as_array(student.call(mlp, X), "the output of NGramMLP", (9, V))
+    student.stubs.multiply_output_layer(mlp, V, -3.0)
+    after = as_array(student.call(mlp, X), "the output of NGramMLP", (9, V))
+    before, after = (scores - scores.mean(axis=1, keepdims=True) for scores in (before, after))
+    is_linear = np.abs(after + 3 * before).max() < 1e-3 * np.abs(before).max()
+    assert is_linear, "The output of NGramMLP should be plain scores, as its last layer computes them: no activation."
 
 
 ### END HIDDEN TESTS

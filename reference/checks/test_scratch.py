@@ -314,13 +314,11 @@ def test_grad_clipping(student, rng, shapes, norm, theta):
 @pytest.mark.check("grad_clipping")
 @pytest.mark.parametrize("theta", [5.0, 1.0])
 def test_grad_clipping_edges(student, theta):
-    """A norm of exactly theta stays; gradients that are all zero stay zero."""
-    exact = [np.array([3.0, 0.0], "float32"), np.array([[4.0]], "float32")]
+    """A norm of exactly theta stays; an array whose gradient is zero stays zero beside others."""
+    exact = [np.array([3.0, 0.0], "float32"), np.array([[4.0]], "float32"), np.zeros((2, 3), "float32")]
     factor = min(1.0, theta / 5.0)
     for new, grad in zip(clipped(student, exact, theta), exact, strict=True):
         assert_close(new, grad * factor, f"a gradient, with norm 5 and theta {theta},", CLIPPED)
-    for new in clipped(student, [np.zeros((2, 3), "float32"), np.zeros(4, "float32")], theta):
-        assert_close(new, np.zeros_like(new), "a gradient, where all are zero,", CLIPPED)
 
 
 def diagnose_clipping(found, grads, theta, expected):

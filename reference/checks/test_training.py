@@ -6,8 +6,10 @@ from expect import as_array, as_arrays, as_numbers, as_pair, onehot_for, zeros_f
 
 ### BEGIN HIDDEN TESTS
 # isort: split
+import oracle
 from course import CASES, Course
-from expect import as_params
+from expect import as_count, as_dict, as_indices, as_number, as_params, as_text, callback, decoding
+from fakes import alphabet
 
 ### END HIDDEN TESTS
 
@@ -126,6 +128,92 @@ def test_train_gluon(student, rng, case):
     """Parameters and perplexities after three epochs."""
     course = Course(student, rng, case, is_random=False)
     course.judge(*course.train_gluon())
+
+
+# -- printing: nobody asks what, but it must not raise --------------------------------------------------------
+
+PREFIX, LIMIT = "brutus", 1000
+
+
+def onehot_of_any_size(X, size):
+    """A `to_onehot(X, size)` for the notebook to call."""
+    size = as_count(size, "size, as handed to to_onehot,")
+    assert size < LIMIT, f"to_onehot should not be called with size {size}."
+    return list(np.eye(size, dtype="float32")[as_indices(X, "X, as handed to to_onehot,", size).T])
+
+
+def init_rnn_state(batch_size, num_hiddens, ctx):
+    """A good one, for the notebook to call."""
+    sizes = as_count(batch_size, "batch_size"), as_count(num_hiddens, "num_hiddens")
+    assert max(sizes) < LIMIT, f"init_rnn_state should not be called with {sizes}."
+    return (np.zeros(sizes, "float32"),)
+
+
+def assert_can_predict(prefix, num_chars, vocab_size, idx_to_char, char_to_idx):
+    """A predict function would not stumble over these arguments; returns what it might answer."""
+    as_text(prefix, "The prefix handed to the predict function")
+    length = as_number(num_chars, "num_chars, as handed to the predict function,")
+    assert 0 <= length < LIMIT, f"The predict function should not be asked for {length:.6g} characters."
+    as_count(vocab_size, "vocab_size, as handed to the predict function,")
+    as_dict(char_to_idx, "char_to_idx, as handed to the predict function,", prefix)
+    with decoding("idx_to_char, as handed to the predict function,"):
+        return prefix + str(idx_to_char[0])[:1] * int(length)
+
+
+def predict_rnn(
+    prefix, num_chars, rnn, params, init_rnn_state, num_hiddens, vocab_size, ctx, idx_to_char, char_to_idx, *_, **__
+):
+    """A good one, for the notebook to call."""
+    as_arrays(params, "The params handed to predict_rnn", 5)
+    as_count(num_hiddens, "num_hiddens, as handed to predict_rnn,")
+    return assert_can_predict(prefix, num_chars, vocab_size, idx_to_char, char_to_idx)
+
+
+def predict_rnn_gluon(prefix, num_chars, model, vocab_size, ctx, idx_to_char, char_to_idx, *_, **__):
+    """A good one, for the notebook to call."""
+    return assert_can_predict(prefix, num_chars, vocab_size, idx_to_char, char_to_idx)
+
+
+def printing_case(student, rng):
+    """(sizes, text, letters and the rest, helpers that take any sizes) of a run that prints each epoch."""
+    V, hidden = 26, 4
+    student.stubs.set_toy(oracle.toy_params(rng, V, hidden))
+    letters, index = alphabet(student, rng, V)
+    minibatch = rng.integers(0, V, (2, 2, 3)).astype("float32")
+    helpers = {
+        "to_onehot": callback("to_onehot", onehot_of_any_size),
+        "data_iter_random": lambda *args, **kwargs: [tuple(minibatch)],
+        "data_iter_consecutive": lambda *args, **kwargs: [tuple(minibatch)],
+        "grad_clipping": callback("grad_clipping", lambda grads, theta: grads),
+        "predict_rnn": callback("predict_rnn", predict_rnn),
+        "predict_rnn_gluon": callback("predict_rnn_gluon", predict_rnn_gluon),
+    }
+    text = ([int(i) for i in rng.integers(0, V, 40)], letters, index)
+    return hidden, V, text, (2, 3, 0.1, 1.0, 2, 1, 5, [PREFIX]), helpers
+
+
+@pytest.mark.parametrize(
+    "is_random",
+    [
+        pytest.param(True, marks=pytest.mark.check("train_random")),
+        pytest.param(False, marks=pytest.mark.check("train_consecutive")),
+    ],
+)
+def test_train_prints(student, rng, is_random):
+    """With a prefix, and pred_period = 1, the loop runs through; what it prints is free."""
+    hidden, V, text, rest, helpers = printing_case(student, rng)
+    functions = (student.stubs.ref("toy_rnn"), student.stubs.ref("toy_get_params"))
+    toy = [*functions, callback("init_rnn_state", init_rnn_state), hidden, V, student.ctx]
+    student.stubs.judge_printing(student.ref("train_and_predict_rnn"), helpers, toy, [*text, is_random, *rest])
+
+
+@pytest.mark.check("train_gluon")
+def test_train_gluon_prints(student, rng):
+    """The same for a block."""
+    hidden, V, text, rest, helpers = printing_case(student, rng)
+    model = student.keep(student.stubs.ref("make_toy_model"), True)
+    target = student.ref("train_and_predict_rnn_gluon")
+    student.stubs.judge_alone(target, helpers, model, hidden, V, student.ctx, *text, *rest)
 
 
 ### END HIDDEN TESTS
