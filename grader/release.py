@@ -26,6 +26,7 @@ CODE_STUB = ("# YOUR CODE HERE", "raise NotImplementedError")
 TEXT_STUB = ("YOUR ANSWER HERE",)
 STUDENT_KEYS = ("name", "title", "duedate", "corpus", "guest", "checks", "limits", "profiles")
 SECRET_KEY = re.compile("seed|secret|curve|target|baseline")
+WORDS_ELSEWHERE = 3  # that make a line of a solution recognisable outside the notebook
 NOT_CHECKS = ("oracle.py",)  # staff only, whatever is in it
 WHOLE = ("stubs.py",)  # runs in the student's process anyway
 
@@ -46,8 +47,9 @@ def release(assignment_folder: Path, out: Path, *, check: bool = False) -> list[
 
     A release is refused if a line of a solution stands anywhere else in what students get. A line is looked
     for as a whole, spaces, comments and comment signs apart, so a solution that was copied into a test,
-    commented out, or shown in the text is found. A line counts if it has three different words that are not
-    Python's: shorter ones (`return x`, `else:`, `loss.backward()`) are common property, and so are imports.
+    commented out, or shown in the text is found. In the notebook every line counts that has a word which is
+    not Python's (`else:` and imports are common property); in the other files, which were written for other
+    purposes, lines with three such words do.
 
     Raises AssignmentError for a staff folder that cannot be released, UsageError for an unusable `out`.
     """
@@ -260,18 +262,19 @@ def _bare(line: str) -> str:
     return re.sub(r"\s", "", re.sub(r"\s#.*", "", line.strip().lstrip("#>*-` \t"))).rstrip("`")
 
 
-def _tells(line: str) -> bool:
+def _words(line: str) -> int:
+    """How many different words of a line are not Python's own; none in comments and imports."""
     if re.match(r"\s*(#|import\b|from\b)", line):
-        return False
+        return 0
     code = re.sub(r"\s#.*", "", line)
-    words = {word for word in re.findall(r"[A-Za-z_]\w*", code) if not keyword.iskeyword(word)}
-    return len(words) >= 3
+    return len({word for word in re.findall(r"[A-Za-z_]\w*", code) if not keyword.iskeyword(word)})
 
 
 def _refuse_leaks(secrets: list[Secret], nb: NotebookNode, texts: dict[Path, str]) -> None:
-    by_line = {_bare(secret.line): secret for secret in secrets if _tells(secret.line)}
-    places = [(f"cell '{cell.id}' of the released notebook", cell.source) for cell in nb.cells]
-    for place, text in [*places, *((str(name), text) for name, text in texts.items())]:
+    places = [(f"cell '{cell.id}' of the released notebook", cell.source, 1) for cell in nb.cells]
+    places += [(str(name), text, WORDS_ELSEWHERE) for name, text in texts.items()]
+    for place, text, words in places:
+        by_line = {_bare(secret.line): secret for secret in secrets if _words(secret.line) >= words}
         for number, line in enumerate(text.split("\n"), 1):
             if secret := by_line.get(_bare(line)):
                 raise AssignmentError(

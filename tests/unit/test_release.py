@@ -319,6 +319,7 @@ def test_broken_markers_are_refused(staff: Path, out: Path, old: str, new: str, 
     [
         ("homework.py", "assert double(1) == 2", "secret_result = scale*x", "cell 'check'"),
         ("homework.py", "assert double(1) == 2", "# secret_result = scale * x", "cell 'check'"),
+        ("homework.py", "assert double(1) == 2", "def f():\n    return secret_result", "cell 'check'"),
         (
             "homework.py",
             "# # Homework",
@@ -346,7 +347,7 @@ def test_surviving_solution_line_is_refused(staff: Path, out: Path, name: str, o
 
 
 def test_common_lines_may_occur_elsewhere(staff: Path, out: Path) -> None:
-    """What every program says (imports, short statements) is no secret."""
+    """What every program says is no secret: imports anywhere, and short statements outside the notebook."""
     change(staff, "homework.py", "assert double(1) == 2", "import math, os, sys\nfor secret_result in []: pass")
     change(
         staff,
