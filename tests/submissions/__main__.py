@@ -10,4 +10,4 @@ from tests.submissions.build import build_class
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m tests.submissions FOLDER")
-    build_class(Path(sys.argv[1]))
+    build_class(Path(sys.argv[1]), demo=True)

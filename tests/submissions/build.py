@@ -51,10 +51,11 @@ def apply_overlay(text: str, overlay: dict[str, Any], name: str) -> str:
     return text
 
 
-def build_class(folder: Path) -> None:
-    """Write every submission as FOLDER/<name>/homework.ipynb."""
-    for name in names():
+def build_class(folder: Path, *, demo: bool = False) -> None:
+    """Write every submission, or those of the demo, as FOLDER/<name>/homework.ipynb."""
+    chosen = [name for name in names() if not demo or expectation(name).get("demo", True)]
+    for name in chosen:
         path = folder / name / "homework.ipynb"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(build(name))
-    print(f"{len(names())} submissions in {folder}")
+    print(f"{len(chosen)} submissions in {folder}")
