@@ -26,8 +26,6 @@ STOP_GRACE_S = 40.0  # for the runner to stop a notebook that is out of time, an
 GUEST_START_S = 20.0  # for the kernel to answer after its last cell
 WATCH_INTERVAL_S = 0.5
 
-Progress = Callable[[str], None]
-
 
 class StudentError(SubmissionError):
     """Something student code did; `outcome` names it, the text says it in the student's terms."""
@@ -126,7 +124,7 @@ class Session:
 
     # -- the run of the notebook ------------------------------------------------------------------------------
 
-    def execute(self, progress: Progress = lambda _: None) -> Execution:
+    def execute(self) -> Execution:
         """Run all cells and load nothing yet. Raises SandboxUnavailable if the sandbox never came up."""
         started = time.monotonic()
         try:
@@ -138,22 +136,17 @@ class Session:
         if event[0].get("python") != sys.version:
             raise SandboxUnavailable("the Python inside the sandbox is not the one outside: check its shared library")
         try:
-            return self._follow_cells(started, progress)
+            return self._follow_cells(started)
         except (EOFError, TimeoutError, wire.WireError) as error:
             outcome = self._cause(error)
             self._over = SessionOver(outcome, _SENTENCES[outcome])
             return _execution(outcome, _SENTENCES[outcome], started)
 
-    def _follow_cells(self, started: float, progress: Progress) -> Execution:
+    def _follow_cells(self, started: float) -> Execution:
         allowance = self.limits.notebook_wall_s + STOP_GRACE_S
-        while True:
-            message, body = self._event(max(0.1, started + allowance - time.monotonic()))
-            if message.get("event") == "cell":
-                progress(f"cell {message.get('number')}/{message.get('total')}"[:40])
-                continue
-            if message.get("event") != "executed":
-                raise wire.WireError("an unknown event")
-            break
+        message, body = self._event(max(0.1, started + allowance - time.monotonic()))
+        if message.get("event") != "executed":
+            raise wire.WireError("an unknown event")
         outcome, text = _outcome(message.get("outcome")), str(message.get("message"))[:500]
         try:
             hello, _ = self._receive(time.monotonic() + GUEST_START_S)

@@ -23,7 +23,6 @@ import psutil
 from grader.errors import SandboxUnavailable
 from grader.sandbox.limits import anonymous_file, seccomp_filter
 
-TIERS = ("bubblewrap", "bubblewrap-root", "none")
 HOME, GUEST = "/home/student", "/opt/guest"
 SLOT_UID_BASE = 0x60000000  # far above the uids of people and services; the process id is added
 _HERE = Path(__file__).parent

@@ -93,7 +93,6 @@ class Run:
         for count, index in enumerate(code_cells, 1):
             if self.stopped:
                 return
-            self.emit("cell", number=count, total=len(code_cells))
             cell = self.notebook.cells[index]
             self.current = (cell, count)
             await self.client.async_execute_cell(cell, index)
