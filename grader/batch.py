@@ -67,8 +67,19 @@ def grade_batch(
         book.add(run_id, grade)
         report(grade, False)
 
-    if pending:
-        _Batch(pending, bench, min(jobs, len(pending)), record).run()
+    grade_each(pending, bench, jobs=jobs, record=record)
+
+
+def grade_each(
+    submissions: Sequence[Submission], bench: Bench, *, jobs: int, record: Callable[[Grade], None]
+) -> None:
+    """Grade submissions in worker processes; `record` is called here, with each grade as it comes.
+
+    Raises:
+        Interrupted: after Ctrl-C, once the submissions in hand are finished and recorded.
+    """
+    if submissions:
+        _Batch(submissions, bench, min(jobs, len(submissions)), record).run()
 
 
 class _Batch:

@@ -28,18 +28,25 @@ MESSAGE_LIMIT = 600  # characters
 _PYTEST_OPTIONS = ("-q", "-s", "-p", "no:cacheprovider", "--disable-plugin-autoload", "-c", os.devnull)
 
 
-def run_checks(assignment: Assignment, wanted: Collection[str], student: Student, seed: int) -> list[CheckResult]:
+def run_checks(
+    assignment: Assignment, wanted: Collection[str], student: Student, seed: int, test_text: str = ""
+) -> list[CheckResult]:
     """Run the checks of the given ids; those that a session's end left undecided are not in the result.
+
+    `seed` is that of the random inputs; `test_text` is what the notebook was given to test on.
 
     Raises:
         AssignmentError: a check without a test, a test without a known check.
         InfrastructureError: a check that broke by its own fault.
     """
-    plugin = _Plugin(assignment.checks, set(wanted), student, seed)
+    plugin = _Plugin(assignment.checks, set(wanted), student, seed, test_text)
     folder = str(Path(assignment.folder) / "checks")
     output = io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), _fresh_modules(folder):
-        status = pytest.main([*_PYTEST_OPTIONS, f"--rootdir={folder}", folder], plugins=[plugin])
+        try:
+            status = pytest.main([*_PYTEST_OPTIONS, f"--rootdir={folder}", folder], plugins=[plugin])
+        finally:
+            student.give_time(None)
     if plugin.broken:
         raise InfrastructureError(f"a check broke by its own fault: {plugin.broken}")
     tail = " ".join(output.getvalue().split())[-500:]
@@ -61,11 +68,13 @@ def without_session(checks: Sequence[Check], outcome: Outcome, message: str) -> 
 class _Plugin:
     """Gives the tests their fixtures, picks them by check and gathers what became of them."""
 
-    def __init__(self, checks: Sequence[Check], wanted: set[str], student: Student, seed: int) -> None:
-        self._known = {check.id for check in checks}
+    def __init__(
+        self, checks: Sequence[Check], wanted: set[str], student: Student, seed: int, test_text: str
+    ) -> None:
+        self._known = {check.id: check for check in checks}
         self._hidden = {check.id for check in checks if check.hidden}
-        self._wanted, self._student, self._seed = wanted, student, seed
-        self._verdicts: dict[str, tuple[Outcome, str]] = {}
+        self._wanted, self._student, self._seed, self._test_text = wanted, student, seed, test_text
+        self._verdicts: dict[str, tuple[Outcome, str, str]] = {}
         self._seconds: dict[str, float] = {}
         self._to_run: dict[str, int] = {}
         self.session_over = False
@@ -74,17 +83,18 @@ class _Plugin:
     @property
     def decided(self) -> set[str]:
         """Checks that failed, or of which every test has run."""
-        failed = {check_id for check_id, (outcome, _) in self._verdicts.items() if outcome is not Outcome.PASSED}
+        failed = {check_id for check_id, (outcome, *_) in self._verdicts.items() if outcome is not Outcome.PASSED}
         return failed | {check_id for check_id, count in self._to_run.items() if count == 0}
 
     def result(self, check: Check) -> CheckResult:
-        outcome, message = self._verdicts[check.id]
+        outcome, message, mistake = self._verdicts[check.id]
         return CheckResult(
             check_id=check.id,
             outcome=outcome,
             points=check.points if outcome is Outcome.PASSED else 0.0,
             max_points=check.points,
             message=message,
+            mistake=mistake,
             wall_time_s=self._seconds[check.id],
         )
 
@@ -92,6 +102,11 @@ class _Plugin:
     def student(self) -> Student:
         """The proxy of the notebook under test."""
         return self._student
+
+    @pytest.fixture
+    def test_text(self) -> str:
+        """The text that the notebook was given to test on."""
+        return self._test_text
 
     @pytest.fixture
     def rng(self, request: pytest.FixtureRequest) -> np.random.Generator:
@@ -109,8 +124,8 @@ class _Plugin:
             if check_id not in self._known:
                 raise pytest.UsageError(f"{item.nodeid} names no check of assignment.yaml ({check_id!r})")
             tested.add(check_id)
-        if self._known - tested:
-            raise pytest.UsageError(f"no test for the check {sorted(self._known - tested)[0]!r}")
+        if set(self._known) - tested:
+            raise pytest.UsageError(f"no test for the check {sorted(set(self._known) - tested)[0]!r}")
         items[:] = [item for item in items if _check_id(item) in self._wanted]
         # visible ones first: what they observe is shown, so they must not run after code that has seen hidden inputs
         items.sort(key=lambda item: _check_id(item) in self._hidden)
@@ -128,28 +143,37 @@ class _Plugin:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
         check_id, started = _check_id(item), time.monotonic()
+        self._student.give_time(self._seconds.get(check_id, 0.0))
         try:
             result = yield
         except AssertionError as error:
-            self._record(check_id, Outcome.FAILED, _message(error))
+            self._fail(item, error)
             raise
         except StudentError as error:
             self.session_over = isinstance(error, SessionOver)
-            self._record(check_id, error.outcome, str(error))
+            self._record(check_id, error.outcome, str(error), error.error_type)
             raise
         except Exception as error:
             self.broken = f"{item.nodeid}: {type(error).__name__}: {error}"
             raise
         else:
-            self._record(check_id, Outcome.PASSED, "")
+            self._record(check_id, Outcome.PASSED)
             return result
         finally:
             self._seconds[check_id] = self._seconds.get(check_id, 0.0) + time.monotonic() - started
 
-    def _record(self, check_id: str, outcome: Outcome, message: str) -> None:
+    def _fail(self, item: pytest.Item, error: AssertionError) -> None:
+        """A failed assertion; one with a `mistake` gives it the name of a sentence in assignment.yaml."""
+        check_id, mistake = _check_id(item), getattr(error, "mistake", "")
+        sentences = self._known[check_id].mistakes
+        if mistake and mistake not in sentences:
+            self.broken = f"{item.nodeid}: assignment.yaml has no sentence for the mistake {mistake!r}"
+        self._record(check_id, Outcome.FAILED, _message(error) or sentences.get(mistake, ""), mistake)
+
+    def _record(self, check_id: str, outcome: Outcome, message: str = "", mistake: str = "") -> None:
         self._to_run[check_id] -= 1
-        if self._verdicts.get(check_id, (Outcome.PASSED, ""))[0] is Outcome.PASSED:
-            self._verdicts[check_id] = (outcome, message[:MESSAGE_LIMIT])
+        if check_id not in self._verdicts or self._verdicts[check_id][0] is Outcome.PASSED:
+            self._verdicts[check_id] = (outcome, message[:MESSAGE_LIMIT], mistake)
 
 
 def _check_id(item: pytest.Item) -> Any:

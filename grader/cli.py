@@ -40,6 +40,7 @@ from grader.release import release as write_release
 from grader.render import one_line, points
 from grader.sandbox.launch import pick_tier
 from grader.sandbox.selftest import PROMISES, prove, require
+from grader.selftest import Trial, read_matrix, run_matrix, small
 from grader.types import Assignment, Grade, Outcome, Profile
 
 INTERRUPTED = 130
@@ -186,6 +187,41 @@ def data(
     for name, text in (("train.txt", split.train), ("test.txt", split.test)):
         write_text(out / name, text)
         say(f"wrote {out / name} ({len(text):,} characters)")
+
+
+@app.command()
+def selftest(
+    mutants: Annotated[Path, typer.Option("--mutants", help="One mistake each.")] = Path("tests/mutants"),
+    solutions: Annotated[Path, typer.Option("--solutions", help="Correct notebooks.")] = Path("tests/solutions"),
+    only: Annotated[str, typer.Option("--only", help="Only those whose name holds this.")] = "",
+    assignment: AssignmentOption = Path("reference"),
+    profile: ProfileOption = "smoke",
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Worker processes.")] = os.cpu_count() or 1,
+) -> None:
+    """Test the checks: a mutant must fail those meant for it and no other, a correct solution none; else exit 1."""
+    loaded, scale = _load(assignment, profile)
+    variants = [variant for variant in read_matrix(mutants, solutions, loaded) if only in variant.name]
+    if not variants:
+        raise UsageError(f"no mutant or solution has {only!r} in its name.")
+    bench = set_up(loaded, small(scale), _tier(False))
+    trials: list[Trial] = []
+
+    def report(trial: Trial) -> None:
+        trials.append(trial)
+        verdict = f"[red]{escape(trial.problem)}[/]" if trial.problem else "[green]as it should[/]"
+        by = ", ".join(sorted(trial.failed)) or "nothing fails"
+        say(f"{len(trials):>4}/{len(variants)}  {escape(trial.variant.name):<44} {by:<60} {verdict}")
+        if trial.problem:
+            for result in trial.grade.checks:
+                if result.check_id in trial.bystanders:
+                    say(f"           {result.check_id}: {escape(one_line(result.message))}")
+
+    run_matrix(variants, bench, jobs=jobs, report=report)
+    wrong = [trial for trial in trials if trial.problem]
+    mutated = [trial for trial in trials if trial.variant.fails]
+    killed = sum(not trial.survived for trial in mutated)
+    say(f"{killed} of {len(mutated)} mutants killed by the checks meant for them")
+    raise typer.Exit(1 if wrong else 0)
 
 
 @app.command()

@@ -32,14 +32,16 @@ def load_assignment(folder: Path) -> Assignment:
     if not isinstance(raw, dict):
         raise AssignmentError(f"{path} should be a mapping with name, title, checks, profiles.")
     stubs = folder / str(raw.pop("guest", "checks/stubs.py"))
-    checks = tuple(_check(path, entry) for entry in _entries(path, raw, "checks"))
+    shared = _mistakes(path, "`mistakes`", raw.pop("mistakes", {}))
+    checks = tuple(_check(path, entry, shared) for entry in _entries(path, raw, "checks"))
     profiles = tuple(_profile(path, entry, raw.get("limits", {})) for entry in _entries(path, raw, "profiles"))
     raw.pop("limits", None)
     try:
         source = stubs.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise AssignmentError(f"{path} names {stubs.name}, which cannot be read: {_one_line(error)}") from None
-    values = {"duedate": "", "seed": 0, **raw, "folder": str(folder), "checks": checks, "profiles": profiles}
+    values = {"duedate": "", "seed": 0, "reported": "", **raw, "folder": str(folder), "checks": checks}
+    values["profiles"] = profiles
     assignment: Assignment = _build(
         Assignment, {**values, "stubs_source": source, "sha256": _digest(folder)}, str(path)
     )
@@ -55,11 +57,20 @@ def _entries(path: Path, raw: dict[str, Any], key: str) -> list[dict[str, Any]]:
     return entries
 
 
-def _check(path: Path, entry: dict[str, Any]) -> Check:
-    check: Check = _build(Check, entry, f"{path}: check {entry.get('id')!r}")
+def _check(path: Path, entry: dict[str, Any], shared: dict[str, str]) -> Check:
+    where = f"{path}: check {entry.get('id')!r}"
+    mistakes = {**shared, **_mistakes(path, where, entry.get("mistakes", {}))}
+    check: Check = _build(Check, {**entry, "mistakes": mistakes}, where)
     if check.points < 0:
         raise AssignmentError(f"{path}: check {check.id!r} has {check.points} points; expected none or more.")
     return check
+
+
+def _mistakes(path: Path, where: str, raw: Any) -> dict[str, str]:
+    """Sentences by the names of mistakes."""
+    if not isinstance(raw, dict) or not all(isinstance(text, str) for pair in raw.items() for text in pair):
+        raise AssignmentError(f"{where} of {path} should map the names of mistakes to sentences.")
+    return raw
 
 
 def _profile(path: Path, entry: dict[str, Any], limits: dict[str, Any]) -> Profile:

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -42,7 +42,6 @@ from grader.types import (
     Submission,
 )
 
-ROUNDS = 6  # fresh sandboxes for one submission, when a check wedges or kills the one before
 YARDSTICK = "trigram"
 DECIDING = ("checks", "corpus", "integrity", "notebook", "perplexity", "pipeline")  # modules, besides the sandbox
 
@@ -79,6 +78,11 @@ class Bench:
             _engine_sha256(),
         )
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+    def check_seed(self, submission: Submission) -> int:
+        """Seed of the random inputs of the checks: new for each submission, the same when it is graded again."""
+        return int(self.key(submission)[:15], 16)
 
 
 @functools.cache
@@ -143,22 +147,42 @@ def grade_submission(submission: Submission, bench: Bench) -> Grade:
 
 
 def _examine(notebook: bytes, submission: Submission, bench: Bench) -> _Work:
-    """Run the notebook and ask it everything; again in a fresh sandbox if a check wedged or killed the last one."""
+    """Run the notebook and ask it everything; again in a fresh sandbox if a check wedged or killed the last one.
+
+    No round begins when the time for one sandbox is used up by those before it: no submission may hold up the batch.
+    """
+    started, died = time.monotonic(), False
     work: _Work | None = None
-    for number in range(ROUNDS):
+    while work is None or time.monotonic() - started < bench.profile.limits.total_wall_s:
         with _session(notebook, bench) as session:
             execution = session.execute()
-            if number == 0 and execution.outcome is Outcome.KERNEL_DIED:
+            if work is None and execution.outcome is Outcome.KERNEL_DIED and not died:
+                died = True
                 continue  # something outside may have killed it: it is believed when it happens twice
             work = work or _Work(execution, {}, {})
             if session.over:
                 break
             decided = len(work.checks) + len(work.scores)
-            _ask(session, work, submission, bench)
+            _ask(session, work, bench.check_seed(submission), bench)
             if session.over is None or len(work.checks) + len(work.scores) == decided:
                 break
-    assert work is not None
     return _fill(work, bench)
+
+
+def replay(
+    submission: Submission, bench: Bench, seeds: Sequence[int], wanted: Collection[str]
+) -> Iterator[list[CheckResult]]:
+    """Run checks again, once for each seed, on one run of the notebook.
+
+    Raises:
+        SubmissionError: not a notebook, or its process ended, with the reason.
+    """
+    notebook = to_json(parse_submission(read_submission(submission)))
+    with _session(notebook.encode(), bench) as session:
+        session.execute()
+        student = Student(session, bench.assignment.stubs_source)
+        for seed in seeds:
+            yield run_checks(bench.assignment, wanted, student, seed, bench.split.test)
 
 
 def _session(notebook: bytes, bench: Bench) -> Session:
@@ -178,9 +202,8 @@ def _session(notebook: bytes, bench: Bench) -> Session:
     )
 
 
-def _ask(session: Session, work: _Work, submission: Submission, bench: Bench) -> None:
+def _ask(session: Session, work: _Work, seed: int, bench: Bench) -> None:
     """Run the checks, then the scores, that are still open."""
-    seed = int(bench.key(submission)[:15], 16)
     open_checks = {check.id for check in bench.assignment.checks} - set(work.checks)
     try:
         student = Student(session, bench.assignment.stubs_source)
@@ -188,7 +211,7 @@ def _ask(session: Session, work: _Work, submission: Submission, bench: Bench) ->
         work.execution = dataclasses.replace(work.execution, outcome=error.outcome, message=str(error))
         return
     if open_checks:
-        for result in run_checks(bench.assignment, open_checks, student, seed):
+        for result in run_checks(bench.assignment, open_checks, student, seed, bench.split.test):
             work.checks[result.check_id] = result
     open_curves = [curve for curve in bench.profile.curves if curve.model not in work.scores]
     if session.over is None and open_curves:
@@ -201,7 +224,7 @@ def _fill(work: _Work, bench: Bench) -> _Work:
     if outcome in (Outcome.PASSED, Outcome.RAISED):
         outcome, message = (
             Outcome.NOT_RUN,
-            f"Never reached: {ROUNDS} times, code asked before it ended or blocked the notebook's process.",
+            "Never reached: code that was asked before it ended or blocked the notebook's process, again and again.",
         )
     open_checks = [check for check in bench.assignment.checks if check.id not in work.checks]
     for result in without_session(open_checks, outcome, message):
@@ -246,6 +269,7 @@ def _grade(
         perplexities=scores,
         flags=flags,
         key=bench.key(submission),
+        seed=bench.check_seed(submission),
         grader_version=__version__,
         data_sha256=bench.split.sha256,
         profile=bench.profile.name,

@@ -77,6 +77,7 @@ GRADES = _table(
     *_number("score", unknown=True),
     *_number("max_score"),
     *_text("key", "grader_version", "data_sha256", "profile", "sandbox"),
+    sa.Column("seed", sa.BigInteger),
     *_number("wall_time_s"),
     *_text("graded_at"),
     sa.Index("grades_by_key", "key"),
@@ -88,6 +89,7 @@ CHECK_RESULTS = _table(
     *_text("check_id", "outcome"),
     *_number("points", "max_points"),
     *_text("message"),
+    sa.Column("mistake", _Text, nullable=False, server_default=""),
     *_number("wall_time_s"),
 )
 PERPLEXITY_SCORES = _table(
@@ -100,5 +102,14 @@ PERPLEXITY_SCORES = _table(
     sa.Column("num_chars", sa.Integer, nullable=False),
     sa.Column("block_nats", _Blocks, nullable=False),
     sa.Column("test_block_nats", _Blocks, nullable=False),
+    *_number("reported", unknown=True),
 )
 FLAGS = _table("flags", *_part_of_a_grade(), *_text("kind", "model", "evidence"))
+MARKS = _table(
+    "marks",
+    _key(),
+    *_text("student_id", "item"),
+    *_number("points"),
+    *_text("comment", "submission_sha256", "marked_by", "marked_at"),
+    sa.Index("marks_by_student", "student_id"),
+)

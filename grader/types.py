@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -44,8 +45,10 @@ class Check:
     title: str
     points: float
     hidden: bool
-    hint: str  # written for students; all that a hidden check may say beyond its outcome
+    hint: str  # written for students: what to look at
+    purpose: str = ""  # what it is for, in one sentence
     section: str = ""  # where in the notebook to look
+    mistakes: Mapping[str, str] = field(default_factory=dict)  # by name, the sentence for a mistake that is recognised
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +102,7 @@ class Assignment:
     seed: int  # of the split
     checks: tuple[Check, ...]
     stubs_source: str  # runs in the student's process; decides nothing
+    reported: str  # where the notebook reports a test perplexity, `report/{model}/test_perplexity`; empty: nowhere
     profiles: tuple[Profile, ...]
     sha256: str  # of every file that decides a grade
 
@@ -146,6 +150,7 @@ class CheckResult:
     points: float
     max_points: float
     message: str = ""  # what was observed; shown to the student only for visible checks
+    mistake: str = ""  # its name, if it was recognised: a key of the check's `mistakes`, or the type of an exception
     wall_time_s: float = 0.0
 
 
@@ -164,6 +169,7 @@ class PerplexityScore:
     num_chars: int = 0
     block_nats: tuple[float, ...] = ()  # mean loss of each held-out block
     test_block_nats: tuple[float, ...] = ()  # the same on the test text that the notebook was given
+    reported: float | None = None  # the test perplexity that the notebook itself reports; None: none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +196,7 @@ class Grade:
     perplexities: tuple[PerplexityScore, ...]
     flags: tuple[Flag, ...]
     key: str  # hash of everything that decides the grade
+    seed: int | None  # of the random inputs of its checks, for `grader replay`; None: not recorded
     grader_version: str
     data_sha256: str
     profile: str

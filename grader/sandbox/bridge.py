@@ -6,6 +6,7 @@ code does wrong arrives as a StudentError with the outcome it stands for.
 
 from __future__ import annotations
 
+import math
 import socket
 import sys
 import threading
@@ -30,9 +31,10 @@ WATCH_INTERVAL_S = 0.5
 class StudentError(SubmissionError):
     """Something student code did; `outcome` names it, the text says it in the student's terms."""
 
-    def __init__(self, outcome: Outcome, message: str) -> None:
+    def __init__(self, outcome: Outcome, message: str, error_type: str = "") -> None:
         super().__init__(message)
         self.outcome = outcome
+        self.error_type = error_type  # of the exception that the code raised
 
 
 class SessionOver(StudentError):
@@ -72,15 +74,18 @@ class Session:
         tier: str,
         python: str = sys.executable,
         private: Sequence[str] = (),
+        device: str = "cpu",
     ) -> None:
         """Start the sandbox on a notebook (bytes of valid nbformat 4 JSON). Raises SandboxUnavailable."""
         self.limits = limits
+        self.device = device
+        self._check_deadline = math.inf
         self._killed_for: Outcome | None = None
         self._over: SessionOver | None = None
         self._closed = threading.Event()
         job = {
             "files": [[name, len(data)] for name, data in files.items()],
-            "environment": dict(environment),
+            "environment": {**environment, "GRADER_DEVICE": device},
             "rlimits": rlimits(limits),
             "notebook_cpu_s": limits.notebook_cpu_s,
             "notebook_wall_s": limits.notebook_wall_s,
@@ -176,12 +181,16 @@ class Session:
 
     # -- calls ------------------------------------------------------------------------------------------------
 
+    def give_time(self, seconds: float | None) -> None:
+        """All requests from now on share so much time; None: each has the limit of one call."""
+        self._check_deadline = math.inf if seconds is None else time.monotonic() + seconds
+
     def request(self, message: dict[str, Any], values: Mapping[str, Any] | None = None) -> Any:
         """One request and its answer. Raises StudentError; SessionOver if nothing more can be asked."""
         if self._over:
             raise self._over
         callbacks: list[Callable[..., Any]] = []
-        deadline = time.monotonic() + self.limits.check_wall_s
+        deadline = min(self._check_deadline, time.monotonic() + self.limits.check_wall_s)
         try:
             self._send(message, values or {}, callbacks, deadline)
             while True:
@@ -210,7 +219,7 @@ class Session:
             raise StudentError(Outcome.MISSING, "This part is still the stub: it raises NotImplementedError.")
         if kind == "MemoryError":
             raise StudentError(Outcome.MEMORY_EXCEEDED, "The code ran out of memory.")
-        raise StudentError(Outcome.RAISED, f"The code raised {wire.gist(kind, text)}")
+        raise StudentError(Outcome.RAISED, f"The code raised {wire.gist(kind, text)}", kind)
 
     def _call_back(
         self, answer: dict[str, Any], body: bytes, callbacks: Sequence[Callable[..., Any]], deadline: float
@@ -290,8 +299,14 @@ class Student:
     def __init__(self, session: Session, stubs_source: str) -> None:
         self._session = session
         self.ctx = _Device()
+        self.device = session.device  # "cpu" or "gpu"
         self.stubs = Stubs(self)
         session.request({"op": "load", "source": stubs_source})
+
+    def give_time(self, used_s: float | None) -> None:
+        """A check begins, or goes on after `used_s` of its time; None: what comes now is no check."""
+        limit = self._session.limits.check_wall_s
+        self._session.give_time(None if used_s is None else max(0.0, limit - used_s))
 
     def call(self, target: str | Ref | Handle, *args: Any, **kwargs: Any) -> Any:
         """Call a global (by name), a stub or a handle. Raises StudentError."""

@@ -54,6 +54,7 @@ def a_grade(student_id: str = "ada", **changes: object) -> Grade:
         ),
         flags=(Flag(kind="MEMORISED", model="gru", evidence="0.2 against 1.7 nats/char"),),
         key="k1",
+        seed=7,
         grader_version="0.1.0",
         data_sha256="cd" * 32,
         profile="smoke",
