@@ -70,9 +70,7 @@ def grade_batch(
     grade_each(pending, bench, jobs=jobs, record=record)
 
 
-def grade_each(
-    submissions: Sequence[Submission], bench: Bench, *, jobs: int, record: Callable[[Grade], None]
-) -> None:
+def grade_each(submissions: Sequence[Submission], bench: Bench, *, jobs: int, record: Callable[[Grade], None]) -> None:
     """Grade submissions in worker processes; `record` is called here, with each grade as it comes.
 
     Raises:

@@ -68,9 +68,7 @@ def without_session(checks: Sequence[Check], outcome: Outcome, message: str) -> 
 class _Plugin:
     """Gives the tests their fixtures, picks them by check and gathers what became of them."""
 
-    def __init__(
-        self, checks: Sequence[Check], wanted: set[str], student: Student, seed: int, test_text: str
-    ) -> None:
+    def __init__(self, checks: Sequence[Check], wanted: set[str], student: Student, seed: int, test_text: str) -> None:
         self._known = {check.id: check for check in checks}
         self._hidden = {check.id for check in checks if check.hidden}
         self._wanted, self._student, self._seed, self._test_text = wanted, student, seed, test_text

@@ -5,9 +5,11 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -35,13 +37,14 @@ from grader.gradebook import Gradebook
 from grader.intake import collect
 from grader.leaderboard import leaderboard_table
 from grader.outputs import GRADEBOOK, board_rows, write_class, write_student, write_text
-from grader.pipeline import grade_submission, set_up
+from grader.pipeline import Bench, grade_submission, set_up
 from grader.release import release as write_release
 from grader.render import one_line, points
 from grader.sandbox.launch import pick_tier
 from grader.sandbox.selftest import PROMISES, prove, require
-from grader.selftest import Trial, read_matrix, run_matrix, small
+from grader.selftest import Alarms, Trial, read_matrix, run_matrix, run_seeds, small
 from grader.types import Assignment, Grade, Outcome, Profile
+from grader.variants import Variant
 
 INTERRUPTED = 130
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -139,7 +142,8 @@ def check(
         passed = verdict.outcome is Outcome.PASSED
         say(f"[{'green' if passed else 'red'}]{verdict.outcome.value:>9}[/]  {escape(verdict.check_id)}")
         if not passed:
-            say(f"           {escape(one_line(verdict.message))}\n           {titles[verdict.check_id].hint}")
+            item = titles[verdict.check_id]
+            say(f"           {escape(one_line(verdict.message))}\n           {item.hint} (section {item.section})")
     failed = sum(verdict.outcome is not Outcome.PASSED for verdict in result.checks)
     if result.message:
         say(escape(one_line(result.message)), style="yellow")
@@ -194,6 +198,7 @@ def selftest(
     mutants: Annotated[Path, typer.Option("--mutants", help="One mistake each.")] = Path("tests/mutants"),
     solutions: Annotated[Path, typer.Option("--solutions", help="Correct notebooks.")] = Path("tests/solutions"),
     only: Annotated[str, typer.Option("--only", help="Only those whose name holds this.")] = "",
+    seeds: Annotated[int, typer.Option("--seeds", min=0, help="Instead: correct ones only, with so many seeds.")] = 0,
     assignment: AssignmentOption = Path("reference"),
     profile: ProfileOption = "smoke",
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Worker processes.")] = os.cpu_count() or 1,
@@ -204,24 +209,58 @@ def selftest(
     if not variants:
         raise UsageError(f"no mutant or solution has {only!r} in its name.")
     bench = set_up(loaded, small(scale), _tier(False))
-    trials: list[Trial] = []
+    if seeds:
+        correct = [variant for variant in variants if not variant.fails]
+        raise typer.Exit(1 if _false_alarms(correct, bench, seeds, jobs) else 0)
+    raise typer.Exit(1 if _wrong_verdicts(variants, bench, jobs) else 0)
 
-    def report(trial: Trial) -> None:
-        trials.append(trial)
-        verdict = f"[red]{escape(trial.problem)}[/]" if trial.problem else "[green]as it should[/]"
-        by = ", ".join(sorted(trial.failed)) or "nothing fails"
-        say(f"{len(trials):>4}/{len(variants)}  {escape(trial.variant.name):<44} {by:<60} {verdict}")
-        if trial.problem:
+
+def _wrong_verdicts(variants: list[Variant], bench: Bench, jobs: int) -> int:
+    """Run the matrix, a line for each variant; how many came out wrong."""
+    trials: list[Trial] = []
+    with _bar("variants", len(variants)) as advance:
+
+        def report(trial: Trial) -> None:
+            trials.append(trial)
+            verdict = f"[red]{escape(trial.problem)}[/]" if trial.problem else "[green]as it should[/]"
+            by = ", ".join(sorted(trial.failed)) or "nothing fails"
+            say(f"{len(trials):>4}/{len(variants)}  {escape(trial.variant.name):<44} {by:<60} {verdict}")
             for result in trial.grade.checks:
                 if result.check_id in trial.bystanders:
                     say(f"           {result.check_id}: {escape(one_line(result.message))}")
+            advance()
 
-    run_matrix(variants, bench, jobs=jobs, report=report)
-    wrong = [trial for trial in trials if trial.problem]
+        run_matrix(variants, bench, jobs=jobs, report=report)
     mutated = [trial for trial in trials if trial.variant.fails]
     killed = sum(not trial.survived for trial in mutated)
-    say(f"{killed} of {len(mutated)} mutants killed by the checks meant for them")
-    raise typer.Exit(1 if wrong else 0)
+    bystanders = sum(bool(trial.bystanders) for trial in mutated)
+    alarms = sum(bool(trial.bystanders) for trial in trials if not trial.variant.fails)
+    say(f"{killed} of {len(mutated)} mutants killed by the checks meant for them, {bystanders} with bystanders")
+    say(f"{alarms} of {len(trials) - len(mutated)} correct solutions lose points")
+    return sum(bool(trial.problem) for trial in trials)
+
+
+def _false_alarms(correct: list[Variant], bench: Bench, seeds: int, jobs: int) -> int:
+    """Run correct solutions with many seeds; how many checks failed."""
+    runs: Counter[str] = Counter()
+    failures: list[str] = []
+    seconds: list[float] = []
+    with _bar("seeds", seeds * len(correct)) as advance:
+
+        def report(alarms: Alarms) -> None:
+            runs[alarms.name] += len(alarms.seeds)
+            failures.extend(alarms.failures)
+            seconds.extend(alarms.seconds)
+            for failure in alarms.failures:
+                say(f"[red]{escape(alarms.name)}, {escape(one_line(failure))}[/]")
+            if runs[alarms.name] == seeds:
+                say(f"{len(runs):>4}/{len(correct)}  {escape(alarms.name):<44} {seeds} seeds")
+            advance(len(alarms.seeds))
+
+        run_seeds(correct, bench, seeds, jobs=jobs, report=report)
+    say(f"{len(failures)} false alarms in {sum(runs.values())} runs of {len(correct)} correct solutions")
+    say(f"all checks of one submission took {statistics.median(seconds):.2f} s (median), {max(seconds):.2f} s at most")
+    return len(failures)
 
 
 @app.command()
@@ -281,18 +320,26 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Report]:
-    """A bar with an ETA on a terminal, plain lines elsewhere."""
+def _bar(what: str, total: int) -> Iterator[Callable[..., None]]:
+    """A bar with an ETA on a terminal, nothing elsewhere; yields the function that advances it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(
         *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
     ) as bar:
-        task, done, started = bar.add_task("grading", total=total), 0, datetime.now()
+        task = bar.add_task(what, total=total)
+        yield lambda count=1: bar.advance(task, count)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Report]:
+    """A line for each grade, with an ETA: below a bar on a terminal, in each line elsewhere."""
+    done, started = 0, datetime.now()
+    with _bar("grading", total) as advance:
 
         def report(grade: Grade, known: bool) -> None:
             nonlocal done
             done += 1
-            bar.advance(task)
+            advance()
             score = "not graded" if grade.score is None else f"{points(grade.score)}/{points(grade.max_score)}"
             left = (datetime.now() - started).total_seconds() / done * (total - done)
             eta = "" if console.is_terminal else f"  about {left:.0f} s left"

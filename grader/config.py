@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import typing
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 
 from grader.errors import AssignmentError
-from grader.types import Assignment, Check, Curve, Limits, Profile
+from grader.types import Assignment, Check, Curve, Limits, ManualItem, Profile
 
 
 def load_assignment(folder: Path) -> Assignment:
@@ -36,16 +37,18 @@ def load_assignment(folder: Path) -> Assignment:
     checks = tuple(_check(path, entry, shared) for entry in _entries(path, raw, "checks"))
     profiles = tuple(_profile(path, entry, raw.get("limits", {})) for entry in _entries(path, raw, "profiles"))
     raw.pop("limits", None)
+    manual = tuple(_manual(path, entry) for entry in (_entries(path, raw, "manual") if "manual" in raw else []))
     try:
         source = stubs.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise AssignmentError(f"{path} names {stubs.name}, which cannot be read: {_one_line(error)}") from None
     values = {"duedate": "", "seed": 0, "reported": "", **raw, "folder": str(folder), "checks": checks}
-    values["profiles"] = profiles
+    values |= {"profiles": profiles, "manual": manual}
     assignment: Assignment = _build(
         Assignment, {**values, "stubs_source": source, "sha256": _digest(folder)}, str(path)
     )
     _refuse_repeats(path, "check", [check.id for check in checks])
+    _refuse_repeats(path, "check or manual item", [item.id for item in (*checks, *manual)])
     _refuse_repeats(path, "profile", [profile.name for profile in profiles])
     return assignment
 
@@ -64,6 +67,13 @@ def _check(path: Path, entry: dict[str, Any], shared: dict[str, str]) -> Check:
     if check.points < 0:
         raise AssignmentError(f"{path}: check {check.id!r} has {check.points} points; expected none or more.")
     return check
+
+
+def _manual(path: Path, entry: dict[str, Any]) -> ManualItem:
+    item: ManualItem = _build(ManualItem, entry, f"{path}: manual item {entry.get('id')!r}")
+    if not 0 < item.points < math.inf:
+        raise AssignmentError(f"{path}: manual item {item.id!r} has {item.points} points; expected more than none.")
+    return item
 
 
 def _mistakes(path: Path, where: str, raw: Any) -> dict[str, str]:

@@ -1,12 +1,14 @@
 """What a student may see of a grade: the one allow-list that every page and export for students goes through.
 
-Shown: the name, points, outcome and hint of every check; what was observed, for visible checks only. Nothing
-else of a hidden check passes, nor do the words of an exception that a model raised while it was scored: by
-then it had been shown held-out text, and could have put it there. Flags are questions for staff, and stay.
+Shown of every check: its name, purpose, points, outcome and hint, and the sentence that assignment.yaml has for a
+mistake that was recognised. What was observed is shown for visible checks only: it has inputs and values in it. Nor do
+the words of an exception pass that a model raised while it was scored: by then it had been shown held-out text, and
+could have put it there. Flags are questions for staff, and stay.
 """
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +26,16 @@ WORDS = {
     Outcome.PROTOCOL_VIOLATION: "refused",
     Outcome.NOT_RUN: "not run",
 }
+# What can be said of an outcome without a word from the notebook's process.
+_SENTENCES = {
+    Outcome.MISSING: "The name is not defined when the notebook has run, or the part is still the stub.",
+    Outcome.TIMED_OUT: "The code was still running when the check's time was up: look for a loop that does not end.",
+    Outcome.MEMORY_EXCEEDED: "The code ran out of memory.",
+    Outcome.KERNEL_DIED: "The notebook's process ended while this check ran.",
+    Outcome.PROTOCOL_VIOLATION: "What came back from the notebook's process could not be read.",
+}
+# Exceptions whose names are no words of the student's; MXNet's own is one of them.
+_EXCEPTIONS = {name for name, value in vars(builtins).items() if isinstance(value, type)} | {"MXNetError"}
 _UNMEASURED = {
     Outcome.PASSED: "",
     Outcome.FAILED: "The model's scores could not be used: they must be finite, one for each character.",
@@ -47,7 +59,9 @@ class Item:
     points: float
     max_points: float
     hidden: bool
-    observed: str = ""
+    purpose: str = ""
+    observed: str = ""  # with values; empty for a hidden check
+    diagnosis: str = ""  # the mistake in a sentence without values, if it was recognised
     hint: str = ""
 
     @property
@@ -80,9 +94,21 @@ def _item(result: CheckResult, check: Check | None) -> Item:
         points=result.points,
         max_points=result.max_points,
         hidden=hidden,
+        purpose=check.purpose if check else "",
         observed="" if hidden or passed else result.message,
+        diagnosis="" if passed or not hidden else _diagnosis(result, check),
         hint=check.hint if check and ran and not passed else "",  # no fault was seen if not run
     )
+
+
+def _diagnosis(result: CheckResult, check: Check | None) -> str:
+    """What a student may know about a failure of a hidden check: nothing in it comes from the notebook's process."""
+    if check and result.mistake in check.mistakes:
+        return check.mistakes[result.mistake]
+    if result.outcome is Outcome.RAISED:
+        name = result.mistake if result.mistake in _EXCEPTIONS else "an exception"
+        return f"The code raised {name} for inputs of the check."
+    return _SENTENCES.get(result.outcome, "")
 
 
 def unmeasured(score: PerplexityScore) -> str:

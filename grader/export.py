@@ -201,7 +201,7 @@ def _results(output: Sequence[str], **values: Any) -> dict[str, Any]:
 
 def _check_test(item: Item) -> dict[str, Any]:
     lines = [item.word.capitalize()]
-    lines += [plain(item.observed, _OUTPUT_LIMIT)] if item.observed else []
+    lines += [plain(text, _OUTPUT_LIMIT) for text in (item.observed, item.diagnosis) if text]
     lines += [f"Hint: {plain(item.hint, _OUTPUT_LIMIT)}"] if item.hint else []
     kind = "hidden check" if item.hidden else "visible check"
     tags = [tag for tag in (one_line(item.section), kind) if tag]

@@ -24,8 +24,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.exc import SQLAlchemyError
 
 from grader.errors import GraderError, InfrastructureError, UsageError
-from grader.tables import CHECK_RESULTS, FLAGS, GRADES, PERPLEXITY_SCORES, RUNS, SUBMISSIONS
-from grader.types import CheckResult, Flag, Grade, Outcome, PerplexityScore, Status
+from grader.tables import CHECK_RESULTS, FLAGS, GRADES, MARKS, PERPLEXITY_SCORES, RUNS, SUBMISSIONS
+from grader.types import CheckResult, Flag, Grade, Mark, Outcome, PerplexityScore, Status
 
 # What SQLite says, and the sentence that we make of it; `{path}` is the file.
 _USAGE = {
@@ -111,6 +111,27 @@ class Gradebook:
                 ]
                 if rows:
                     connection.execute(sa.insert(table), rows)
+
+    def mark(self, mark: Mark) -> None:
+        """Append the mark of a person; an earlier one for the same item stays on record and counts no longer.
+
+        Raises:
+            InfrastructureError: the points are not a finite number, or the write failed.
+        """
+        if not math.isfinite(mark.points):
+            raise InfrastructureError(
+                f"The mark of {mark.student_id!r} for {mark.item!r} is no finite number: it was not recorded."
+            )
+        with self._writing() as connection:
+            _insert(connection, MARKS, _columns(MARKS, mark))
+
+    def marks(self) -> dict[tuple[str, str], Mark]:
+        """By student id and item, the mark that counts: the last one given."""
+        newest = sa.select(sa.func.max(MARKS.c.id)).group_by(MARKS.c.student_id, MARKS.c.item)
+        query = sa.select(*(MARKS.c[f.name] for f in fields(Mark))).where(MARKS.c.id.in_(newest))
+        with _plain_faults(self.path), self._engine.connect() as connection:
+            found = [Mark(**row) for row in connection.execute(query).mappings()]
+        return {(mark.student_id, mark.item): mark for mark in found}
 
     def find(self, student_id: str, key: str) -> Grade | None:
         """The newest grade of this student with this key, unless all of them only say `needs_regrade`."""
@@ -263,7 +284,7 @@ def _refuse_what_is_no_number(grade: Grade) -> None:
         )
 
 
-def _columns(table: sa.Table, record: Grade | CheckResult | PerplexityScore | Flag) -> dict[str, Any]:
+def _columns(table: sa.Table, record: Grade | CheckResult | PerplexityScore | Flag | Mark) -> dict[str, Any]:
     """The fields of a record that the table has; a measured number that is not finite becomes unknown."""
     row = {f.name: getattr(record, f.name) for f in fields(record) if f.name in table.c}
     for name in ("nats_per_char", "ci_low", "ci_high"):

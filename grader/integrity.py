@@ -3,18 +3,24 @@
 TRAINED_ON_TEST: the test text, which the notebook is given, and the held-out text, which it never sees, are drawn
 alike. A model that learnt from the test text is better there. Blocks differ in difficulty, so each block's loss is
 taken relative to what an n-gram yardstick loses on it, fitted to the training text alone.
+
+REPORTED_OTHERWISE: the perplexity on the test text that the notebook itself reports, against the one measured here.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from grader.sandbox.bridge import Student, StudentError
 from grader.types import Flag, PerplexityScore
 
 PERMUTATIONS = 100_000
 P_VALUE = 1e-4  # false alarms per honest model
+REPORTED_TOLERANCE = 0.02
 MINIMUM_GAP = 0.02  # nats/char; a smaller one is not worth a human's time
 Array = np.ndarray[Any, Any]
 
@@ -40,6 +46,40 @@ def trained_on_test(score: PerplexityScore, yardstick: tuple[Array, Array], *, s
         f"relative to a trigram (permutation test, p = {p_value:.1e})"
     )
     return Flag(kind="TRAINED_ON_TEST", model=score.model, evidence=evidence)
+
+
+def reported_perplexities(student: Student, where: str, models: Sequence[str]) -> dict[str, float]:
+    """What the notebook says of its models: `where` is the way to the figure, `variable/{model}/entry`.
+
+    A model of which it says nothing that is a number is left out.
+    """
+    name, *keys = where.split("/")
+    try:
+        value = student.get(name) if where else None
+    except StudentError:
+        return {}
+    found = {model: _entry(value, [key.format(model=model) for key in keys]) for model in models}
+    return {model: number for model, number in found.items() if number is not None}
+
+
+def _entry(value: Any, keys: Sequence[str]) -> float | None:
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.item()
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None
+
+
+def reported_otherwise(score: PerplexityScore) -> Flag | None:
+    """A flag if the notebook's own figure for the test text is further from the measured one than the tolerance."""
+    if score.reported is None or not score.test_block_nats:
+        return None
+    measured = math.exp(float(np.mean(score.test_block_nats)))
+    if abs(score.reported / measured - 1) <= REPORTED_TOLERANCE:
+        return None
+    evidence = f"the notebook reports a perplexity of {score.reported:.4g} on the test text; measured: {measured:.4g}"
+    return Flag(kind="REPORTED_OTHERWISE", model=score.model, evidence=evidence)
 
 
 def permutation_p_value(larger: Array, smaller: Array, seed: int) -> float:

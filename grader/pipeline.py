@@ -24,7 +24,7 @@ from grader.checks import run_checks, without_session
 from grader.corpus import cache_folder, load_corpus, split_corpus
 from grader.errors import SubmissionError
 from grader.intake import read_submission
-from grader.integrity import trained_on_test
+from grader.integrity import reported_otherwise, reported_perplexities, trained_on_test
 from grader.notebook import parse_submission, to_json
 from grader.perplexity import baselines, score_models, without_model
 from grader.sandbox.bridge import Session, Student, StudentError
@@ -78,7 +78,6 @@ class Bench:
             _engine_sha256(),
         )
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
 
     def check_seed(self, submission: Submission) -> int:
         """Seed of the random inputs of the checks: new for each submission, the same when it is graded again."""
@@ -214,8 +213,12 @@ def _ask(session: Session, work: _Work, seed: int, bench: Bench) -> None:
         for result in run_checks(bench.assignment, open_checks, student, seed, bench.split.test):
             work.checks[result.check_id] = result
     open_curves = [curve for curve in bench.profile.curves if curve.model not in work.scores]
-    if session.over is None and open_curves:
-        work.scores |= score_models(student, open_curves, bench.split, bench.profile.lanes, seed)
+    models = [curve.model for curve in open_curves]
+    reported = reported_perplexities(student, bench.assignment.reported, models) if models else {}
+    if session.over is None and models:
+        scores = score_models(student, open_curves, bench.split, bench.profile.lanes, seed)
+        for model, score in scores.items():
+            work.scores[model] = dataclasses.replace(score, reported=reported.get(model))
 
 
 def _fill(work: _Work, bench: Bench) -> _Work:
@@ -236,7 +239,8 @@ def _fill(work: _Work, bench: Bench) -> _Work:
 
 
 def _flags(scores: Mapping[str, PerplexityScore], bench: Bench) -> tuple[Flag, ...]:
-    found = (trained_on_test(score, bench.yardsticks[YARDSTICK]) for score in scores.values())
+    found = [trained_on_test(score, bench.yardsticks[YARDSTICK]) for score in scores.values()]
+    found += [reported_otherwise(score) for score in scores.values()]
     return tuple(flag for flag in found if flag)
 
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import multiprocessing
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from grader.batch import grade_each
-from grader.errors import AssignmentError, UsageError
+from grader.errors import AssignmentError, SubmissionError, UsageError
 from grader.notebook import to_json
-from grader.pipeline import Bench
+from grader.pipeline import Bench, replay
 from grader.types import Assignment, Grade, Outcome, Profile, Submission
 from grader.variants import Variant, read_variants, read_yaml
 
 LITE = "lite.yaml"  # beside the mutants: makes every notebook small, since its training is not what is tested
 TRAIN_CHARS, TEST_CHARS = 30_000, 3_000
+SEEDS_A_RUN = 20  # of the checks, on one run of a notebook
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +109,46 @@ def run_matrix(variants: Sequence[Variant], bench: Bench, *, jobs: int, report: 
             jobs=jobs,
             record=lambda grade: report(Trial(variant=by_name[grade.student_id], grade=grade)),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarms:
+    """What one run of a correct solution came to under some seeds."""
+
+    name: str
+    seeds: Sequence[int]
+    failures: Sequence[str]  # each with its seed; none if all is well
+    seconds: Sequence[float]  # that all checks took, for each seed
+
+
+def run_seeds(
+    variants: Sequence[Variant], bench: Bench, seeds: int, *, jobs: int, report: Callable[[Alarms], None]
+) -> None:
+    """Run the checks on correct solutions with the seeds 0 to `seeds` - 1; `report` is called as results come."""
+    parts = [range(start, min(start + SEEDS_A_RUN, seeds)) for start in range(0, seeds, SEEDS_A_RUN)]
+    with tempfile.TemporaryDirectory(prefix="selftest-") as scratch:
+        tasks = [(one, bench, part) for one in as_submissions(variants, Path(scratch)) for part in parts]
+        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+            for alarms in pool.map(_alarms, *zip(*tasks, strict=True)):
+                report(alarms)
+
+
+def _alarms(submission: Submission, bench: Bench, seeds: Sequence[int]) -> Alarms:
+    wanted = {check.id for check in bench.assignment.checks}
+    failures, seconds = [], []
+    try:
+        for seed, results in zip(seeds, replay(submission, bench, seeds, wanted), strict=True):
+            seconds.append(sum(result.wall_time_s for result in results))
+            undecided = wanted - {result.check_id for result in results}
+            failures += [f"seed {seed}: {check_id} NOT_RUN" for check_id in sorted(undecided)]
+            failures += [
+                f"seed {seed}: {result.check_id} {result.outcome.value}: {result.message}"
+                for result in results
+                if result.outcome is not Outcome.PASSED
+            ]
+    except SubmissionError as error:
+        failures.append(f"seed {seeds[len(seconds)]}: {error}")
+    return Alarms(name=submission.student_id, seeds=seeds, failures=failures, seconds=seconds)
 
 
 def as_submissions(variants: Collection[Variant], folder: Path) -> Iterator[Submission]:

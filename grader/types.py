@@ -52,6 +52,17 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ManualItem:
+    """One graded item that only a person can mark."""
+
+    id: str
+    title: str
+    points: float
+    section: str = ""  # where in the notebook to look
+    guide: str = ""  # what the person who marks looks for; never shown to students
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
     """Credit for one model: piecewise linear in nats/char, 0 at `baseline`, all points at `target`."""
 
@@ -105,6 +116,7 @@ class Assignment:
     reported: str  # where the notebook reports a test perplexity, `report/{model}/test_perplexity`; empty: nowhere
     profiles: tuple[Profile, ...]
     sha256: str  # of every file that decides a grade
+    manual: tuple[ManualItem, ...] = ()  # in a student's copy: none
 
     def profile(self, name: str) -> Profile:
         """The profile of that name; KeyError if there is none."""
@@ -204,3 +216,16 @@ class Grade:
     wall_time_s: float
     graded_at: str  # ISO 8601, UTC
     notebook_json: str = field(default="", repr=False)  # executed, for showing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """The points that a person gave one student for one item."""
+
+    student_id: str
+    item: str  # the id of a ManualItem
+    points: float
+    comment: str  # for the student
+    submission_sha256: str  # of the notebook that was marked
+    marked_by: str  # a login name
+    marked_at: str  # ISO 8601, UTC

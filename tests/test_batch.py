@@ -57,6 +57,15 @@ def command(course: Path, out: str, *more: str) -> list[str]:
     return [sys.executable, "-m", "grader.cli", "grade", *arguments, *options]
 
 
+def graded_alone(course: Path, tier: str, *cells: str) -> Grade:
+    """What grading makes of one notebook with these cells."""
+    assignment = load_assignment(course / "assignment")
+    bench = set_up(assignment, assignment.profile("smoke"), tier, str(course / "text.txt"))
+    path = course / "one.ipynb"
+    path.write_bytes(notebook_of(*cells))
+    return grade_submission(collect(path, course / "work")[0], bench)
+
+
 def scores(course: Path, out: str) -> dict[str, str]:
     with (course / out / "grades.csv").open(newline="") as file:
         return {row["student_id"]: row["score"] for row in csv.DictReader(file)}
@@ -158,13 +167,37 @@ def test_one_check_gone_wrong_costs_that_check(course: Path, tier: str, cell: st
     folder_with(course / "assignment", corpus="time-machine", curves=False, checks=checks)
     more = CHECK + '\n@pytest.mark.check("g")\ndef test_g(student):\n    assert student.g() == 1\n'
     (course / "assignment" / "checks" / "test_f.py").write_text(more)
-    assignment = load_assignment(course / "assignment")
-    bench = set_up(assignment, assignment.profile("smoke"), tier, str(course / "text.txt"))
-    path = course / "one.ipynb"
-    path.write_bytes(notebook_of(cell, "def g(): return 1"))
-    grade = grade_submission(collect(path, course / "work")[0], bench)
+    grade = graded_alone(course, tier, cell, "def g(): return 1")
     assert {check.check_id: check.outcome.value for check in grade.checks} == {"f": verdict, "g": "PASSED"}
     assert grade.status is Status.GRADED
+
+
+def test_a_check_has_one_time_limit_for_all_that_it_calls(course: Path, tier: str) -> None:
+    """Many calls, each of them fast enough, are cut off together; the next check has its time."""
+    folder = course / "assignment"
+    entries = [{"id": one, "title": one, "points": 1, "hidden": True, "hint": ""} for one in "fg"]
+    folder_with(folder, corpus="time-machine", curves=False, checks=entries)
+    slow = (
+        '@pytest.mark.check("f")\n@pytest.mark.parametrize("n", range(9))\ndef test_f(student, n):\n    student.f(n)\n'
+    )
+    more = '@pytest.mark.check("g")\ndef test_g(student):\n    assert student.g() == 1\n'
+    (folder / "checks" / "test_f.py").write_text(f"import pytest\n{slow}{more}")
+    grade = graded_alone(course, tier, "import time\ndef f(n): time.sleep(0.5)\ndef g(): return 1")
+    assert {check.check_id: check.outcome.value for check in grade.checks} == {"f": "TIMED_OUT", "g": "PASSED"}
+    assert grade.checks[0].wall_time_s < 4  # the limit is 2 s; nine calls would take 4.5
+
+
+def test_checks_that_wedge_one_after_the_other_are_all_judged(course: Path, tier: str) -> None:
+    """Whoever ends the process costs that check only, however many do: the rest runs in fresh sandboxes."""
+    folder = course / "assignment"
+    ids = "abcdefgh"
+    entries = [{"id": one, "title": one, "points": 1, "hidden": True, "hint": ""} for one in ids]
+    folder_with(folder, corpus="time-machine", curves=False, checks=entries)
+    tests = [f'@pytest.mark.check("{one}")\ndef test_{one}(student): assert student.{one}() == 1\n' for one in ids]
+    (folder / "checks" / "test_f.py").write_text("import pytest\n" + "".join(tests))
+    bad = "import os\n" + "".join(f"def {one}(): os._exit(1)\n" for one in ids[:-1])
+    grade = graded_alone(course, tier, bad + f"def {ids[-1]}(): return 1\n")
+    assert [check.outcome.value for check in grade.checks] == ["KERNEL_DIED"] * 7 + ["PASSED"]
 
 
 def test_without_a_sandbox_only_by_name_and_every_report_says_so(course: Path) -> None:

@@ -1,4 +1,4 @@
-"""The Gluon model, its prediction, and the four trained models."""
+"""The Gluon model and its prediction."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from expect import as_array, as_indices, as_pair, as_text, callback, decoding, f
 ### BEGIN HIDDEN TESTS
 # isort: split
 import oracle
-from expect import FORWARD, as_arrays, as_count, assert_close
-from fakes import TableModel, alphabet, described_params
+from expect import FORWARD, assert_close
+from fakes import TableModel, alphabet
 
 ### END HIDDEN TESTS
 
@@ -155,65 +155,6 @@ def test_predict_rnn_gluon(student, rng, length, num_chars, V):
     target = student.ref("predict_rnn_gluon")
     text = student.stubs.judge_with_model(target, {}, fake.begin, fake.step, [words, num_chars], rest)
     fake.assert_text(text, "predict_rnn_gluon", letters, prefix, num_chars)
-
-
-# -- models ---------------------------------------------------------------------------------------------------
-
-UNITS = 256
-EXPECTED = {"rnn": ("rnn", 1), "gru": ("gru", 1), "lstm": ("lstm", 1), "lstm2": ("lstm", 2)}
-
-
-def recurrent_layers(name, params):
-    """The gates of each layer, from the shapes of the hidden-to-hidden weights [gates · units, units]."""
-    shapes = [shape for key, shape in params if key.endswith("h2h_weight")]
-    bad = [shape for shape in shapes if len(shape) != 2 or shape[1] != UNITS or shape[0] % UNITS]
-    assert not bad, f"models[{name!r}] should have {UNITS} units, but a hidden-to-hidden weight is {bad[0]}."
-    return [shape[0] // UNITS for shape in shapes]
-
-
-def square_blocks(params):
-    """How many [units, units] blocks the weights hold: the same question to a model of the student's own cells."""
-    shapes = [shape for _, shape in params if len(shape) == 2 and not any(n % UNITS for n in shape)]
-    return sum(rows * columns // UNITS**2 for rows, columns in shapes)
-
-
-@pytest.mark.check("models")
-@pytest.mark.parametrize("name", list(EXPECTED))
-def test_models(student, name):
-    """The right cell, number of layers and units; it reads a text and gives finite scores."""
-    params = described_params(student, name)
-    cell, num_layers = EXPECTED[name]
-    gates = oracle.GATES[cell]
-    layers = recurrent_layers(name, params)
-    if layers:
-        found = f"{len(layers)} with {layers} blocks of weights"
-        right = [gates] * num_layers
-        assert layers == right, f"models[{name!r}] should have {num_layers} {cell} layer(s), but has {found}."
-    else:
-        blocks = gates * (2 * num_layers - 1)
-        found = square_blocks(params)
-        assert found == blocks, f"models[{name!r}] does not have the weights of {num_layers} {cell} layer(s)."
-    result = student.stubs.run_model(student.get("models")[name], np.zeros((2, 3), "float32"))
-    assert all_finite(result), f"The output of models[{name!r}] is not finite: training has diverged."
-
-
-def all_finite(value):
-    """Whether no array in nested lists holds nan or infinity; of what form they are is asked elsewhere."""
-    if isinstance(value, (list, tuple)):
-        return all(all_finite(part) for part in value)
-    return not isinstance(value, np.ndarray) or bool(np.isfinite(value).all())
-
-
-@pytest.mark.check("models")
-def test_scratch_params(student):
-    """The five trained parameters of the network from scratch."""
-    V = as_count(student.get("vocab_size"), "vocab_size")
-    values = as_arrays(student.get("scratch_params"), "scratch_params", 5)
-    width = values[2].size  # num_hiddens may have changed since
-    sizes = [value.size for value in values]
-    assert sizes == [V * width, width * width, width, width * V, V], f"scratch_params has arrays of sizes {sizes}."
-    assert all(np.isfinite(value).all() for value in values), "scratch_params is not finite: training has diverged."
-    assert np.abs(values[2]).max() + np.abs(values[4]).max() > 0, "scratch_params has not been trained."
 
 
 ### END HIDDEN TESTS

@@ -30,6 +30,9 @@ def verdicts(tmp_path: Path, ids: str, **files: str) -> dict[str, CheckResult]:
 class Student:
     """Does what it is told: raises the outcome of that name, or nothing."""
 
+    def give_time(self, used_s: float | None) -> None:
+        """Time never runs out."""
+
     def __getattr__(self, name: str) -> Any:
         def call(outcome: str = "") -> int:
             if outcome:
