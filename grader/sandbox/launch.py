@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from grader.sandbox.limits import anonymous_file, seccomp_filter
 
 HOME, GUEST = "/home/student", "/opt/guest"
 SLOT_UID_BASE = 0x60000000  # far above the uids of people and services; the process id is added
+KILL_GRACE_S = 5.0
 _HERE = Path(__file__).parent
 _STAGE = """
 set -e
@@ -100,7 +102,9 @@ class Sealed:
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()
         self.process.wait()
-        psutil.wait_procs(family, timeout=5)
+        deadline = time.monotonic() + KILL_GRACE_S
+        while any(map(_is_alive, family)) and time.monotonic() < deadline:
+            time.sleep(0.005)
 
     def close(self) -> None:
         """Kill, and give the descriptors back."""
@@ -110,6 +114,14 @@ class Sealed:
         os.close(self.stderr)
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    """Whether it still runs; one that has ended and waits for its parent to notice does not."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _interpreter_folders(python: str) -> list[str]:
