@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import getpass
 import io
 import os
+import shlex
 import statistics
 import sys
 import tempfile
@@ -36,14 +38,24 @@ from grader.errors import GraderError, SandboxUnavailable, UsageError
 from grader.gradebook import Gradebook
 from grader.intake import collect
 from grader.leaderboard import leaderboard_table
-from grader.outputs import GRADEBOOK, board_rows, write_class, write_student, write_text
+from grader.marks import Marking, points_for
+from grader.outputs import (
+    GRADEBOOK,
+    board_rows,
+    keep_submission,
+    work_of,
+    write_class,
+    write_grades,
+    write_student,
+    write_text,
+)
 from grader.pipeline import Bench, grade_submission, set_up
 from grader.release import release as write_release
 from grader.render import one_line, points
 from grader.sandbox.launch import pick_tier
 from grader.sandbox.selftest import PROMISES, prove, require
 from grader.selftest import Alarms, Trial, read_matrix, run_matrix, run_seeds, small
-from grader.types import Assignment, Grade, Outcome, Profile
+from grader.types import Assignment, Grade, Mark, Outcome, Profile
 from grader.variants import Variant
 
 INTERRUPTED = 130
@@ -105,8 +117,15 @@ def grade(
     _folder(out)
     with _alone(out), Gradebook.open(out / GRADEBOOK) as book:
         run_id = book.begin_run(command="grade", profile=profile, started_at=_now())
+        marking = Marking(items=loaded.manual, marks=book.marks())
+        handed_in = {submission.student_id: submission for submission in collected}
+
+        def publish(grade: Grade) -> None:
+            keep_submission(out, handed_in[grade.student_id])
+            write_student(out, grade, loaded, marking)
+
         try:
-            with _progress(len(collected)) as report:
+            with _progress(len(collected), marking) as report:
                 grade_batch(
                     collected,
                     bench,
@@ -114,13 +133,83 @@ def grade(
                     run_id,
                     jobs=jobs,
                     report=report,
-                    publish=lambda grade: write_student(out, grade, loaded),
+                    publish=publish,
                 )
         finally:
             baselines = {name: float(held_out.mean()) for name, (held_out, _) in bench.yardsticks.items()}
-            write_class(out, book.latest(), loaded, baselines)
+            write_class(out, book.latest(), loaded, baselines, marking)
         grades = {grade.student_id: grade for grade in book.latest()}
-    _summary(out, loaded, [grades[s.student_id] for s in collected if s.student_id in grades])
+    left = len(marking.open(grades.values()))
+    to_mark = f"{left} to be marked by a person; this lists them: {_mark_command(out, assignment)}" if left else ""
+    _summary(out, loaded, [grades[s.student_id] for s in collected if s.student_id in grades], to_mark)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})  # points of -1 are an argument, and get their sentence
+def mark(
+    out: Annotated[Path, typer.Option("-o", "--output", help="The results folder of `grader grade`.")],
+    student: Annotated[str | None, typer.Argument(help="As in the gradebook.")] = None,
+    item: Annotated[str | None, typer.Argument(help="An entry under `manual` in assignment.yaml.")] = None,
+    given: Annotated[str | None, typer.Argument(metavar="[POINTS]", help="From 0 to what the item has.")] = None,
+    comment: Annotated[str, typer.Option("--comment", help="For the student to read.")] = "",
+    assignment: AssignmentOption = Path("reference"),
+) -> None:
+    """Enter the points that a person gives for one item; without arguments, list what waits for a mark."""
+    loaded = load_assignment(assignment)
+    with Gradebook.open(out / GRADEBOOK, create=False) as book:
+        if student is None and not comment:
+            _list_waiting(out, book, loaded, assignment)
+        elif student is None or item is None or given is None:
+            raise UsageError("to enter a mark give STUDENT, ITEM and POINTS; to list what waits give none of them.")
+        else:
+            with _alone(out):
+                _enter_mark(out, book, loaded, student, item, given, comment)
+
+
+def _list_waiting(out: Path, book: Gradebook, assignment: Assignment, folder: Path) -> None:
+    """A line for each mark that is to be given or looked at again, then what to look for."""
+    marking = Marking(items=assignment.manual, marks=book.marks())
+    grades = {grade.student_id: grade for grade in book.latest()}
+    waiting = marking.open(grades.values())
+    work = {student: work_of(out, grades[student]) for student in {grade.student_id for grade, _ in waiting}}
+    for grade, item in waiting:
+        again = f"  marked on an earlier submission: {points(item.points)}" if item.earlier else ""
+        what = f"{item.id:<24} {points(item.max_points):>4} points  {item.section:<40}"
+        say(f"{escape(grade.student_id):<28} {escape(what)} {escape(str(work[grade.student_id]))}{again}")
+    for entry in assignment.manual:
+        if waiting and entry.guide:
+            say(f"\n{escape(f'{entry.id}: {entry.title}')}\n  {escape(one_line(entry.guide, 4000))}")
+    if waiting:
+        say(f"\n{len(waiting)} to mark, each by: {_mark_command(out, folder, 'STUDENT ITEM POINTS --comment TEXT')}")
+    else:
+        say("nothing waits for a mark")
+
+
+def _enter_mark(
+    out: Path, book: Gradebook, assignment: Assignment, student: str, item_id: str, given: str, comment: str
+) -> None:
+    """Record one mark and write what shows it. Raises UsageError for what cannot be entered."""
+    grades = {grade.student_id: grade for grade in book.latest()}
+    if student not in grades:
+        raise UsageError(f"there is no student {student!r} in {book.path}: give an id as in {out / 'grades.csv'}.")
+    items = {item.id: item for item in assignment.manual}
+    if item_id not in items:
+        known = f"choose one of {', '.join(items)}" if items else f"{assignment.folder} has none"
+        raise UsageError(f"there is no item {item_id!r} to mark: {known}.")
+    entered = Mark(
+        student_id=student,
+        item=item_id,
+        points=points_for(items[item_id], given),
+        comment=comment,
+        submission_sha256=grades[student].submission_sha256,
+        marked_by=_login_name(),
+        marked_at=_now(),
+    )
+    book.mark(entered)
+    marking = Marking(items=assignment.manual, marks=book.marks())
+    write_grades(out, list(grades.values()), assignment, marking)
+    score = f"{points(entered.points)}/{points(items[item_id].points)}"
+    left = len(marking.open(grades.values()))
+    say(f"{escape(student)}: {escape(item_id)} {score} by {escape(one_line(entered.marked_by))}; {left} left to mark")
 
 
 @app.command()
@@ -308,6 +397,21 @@ def _folder(out: Path) -> None:
         ) from None
 
 
+def _mark_command(out: Path, assignment: Path, arguments: str = "") -> str:
+    """What to type, as it was typed for this results folder."""
+    words = ["grader mark", arguments, "-o", shlex.quote(str(out))]
+    if assignment != Path("reference"):
+        words += ["--assignment", shlex.quote(str(assignment))]
+    return escape(" ".join(filter(None, words)))
+
+
+def _login_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a user id without an entry in the system's list of users
+        return "unknown"
+
+
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """Keep a second batch out of the same results folder. Raises UsageError."""
@@ -331,7 +435,7 @@ def _bar(what: str, total: int) -> Iterator[Callable[..., None]]:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Report]:
+def _progress(total: int, marking: Marking) -> Iterator[Report]:
     """A line for each grade, with an ETA: below a bar on a terminal, in each line elsewhere."""
     done, started = 0, datetime.now()
     with _bar("grading", total) as advance:
@@ -340,7 +444,9 @@ def _progress(total: int) -> Iterator[Report]:
             nonlocal done
             done += 1
             advance()
-            score = "not graded" if grade.score is None else f"{points(grade.score)}/{points(grade.max_score)}"
+            standing = marking.of(grade)
+            score = f"{points(standing.score)}/{points(standing.max_score)}"
+            score = "not graded" if standing.score is None else score
             left = (datetime.now() - started).total_seconds() / done * (total - done)
             eta = "" if console.is_terminal else f"  about {left:.0f} s left"
             how = "already graded" if known else f"{grade.wall_time_s:.0f} s{eta}"
@@ -349,8 +455,8 @@ def _progress(total: int) -> Iterator[Report]:
         yield report
 
 
-def _summary(out: Path, assignment: Assignment, grades: list[Grade]) -> None:
-    """The leaderboard, the files to open, and the exit code."""
+def _summary(out: Path, assignment: Assignment, grades: list[Grade], to_mark: str) -> None:
+    """The leaderboard, the files to open, what is left to do, and the exit code."""
     console.print(leaderboard_table(board_rows(out, grades, assignment)))
     say("\nOpen these:")
     for name, what in (
@@ -361,6 +467,8 @@ def _summary(out: Path, assignment: Assignment, grades: list[Grade]) -> None:
         (GRADEBOOK, "the gradebook"),
     ):
         say(f"  {out / name}{'/' if name.endswith('/') else ''}  {what}")
+    if to_mark:
+        say(to_mark)
     unknown = ungraded(grades)
     if unknown:
         say(f"{len(unknown)} could not be graded by a fault of ours; run the same command again.", style="red")

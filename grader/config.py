@@ -48,7 +48,7 @@ def load_assignment(folder: Path) -> Assignment:
         Assignment, {**values, "stubs_source": source, "sha256": _digest(folder)}, str(path)
     )
     _refuse_repeats(path, "check", [check.id for check in checks])
-    _refuse_repeats(path, "check or manual item", [item.id for item in (*checks, *manual)])
+    _refuse_repeats(path, "check or manual item", [check.id for check in checks] + [item.id for item in manual])
     _refuse_repeats(path, "profile", [profile.name for profile in profiles])
     return assignment
 

@@ -20,7 +20,9 @@ from typing import Any
 from grader.disclose import Item, check_items, unmeasured
 from grader.errors import InfrastructureError
 from grader.gradebook import best_score
-from grader.render import decimals, known, no_formula, one_line, perplexity, plain
+from grader.marks import UNMARKED, MarkedItem, Marking, Standing
+from grader.render import decimals, no_formula, one_line, perplexity, plain
+from grader.render import points as points_text
 from grader.types import Check, Grade, Outcome, PerplexityScore
 
 GRADES_COLUMNS = (
@@ -51,7 +53,12 @@ NOBODY = Person()
 
 
 def gradescope_results(
-    grade: Grade, checks: Sequence[Check], *, visibility: str = "visible", stdout_visibility: str = "hidden"
+    grade: Grade,
+    checks: Sequence[Check],
+    *,
+    marking: Marking = UNMARKED,
+    visibility: str = "visible",
+    stdout_visibility: str = "hidden",
 ) -> dict[str, Any]:
     """One grade as Gradescope's results.json.
 
@@ -59,22 +66,28 @@ def gradescope_results(
     hidden or not yet published, and a hidden check shows its name, points, outcome and hint anyway. Its
     inputs and expected values stay out of sight because they are not in the file (see `grader.disclose`).
 
+    An item that a person marked is a test like the others; one that still waits is named in the output only, and
+    counts in no number.
+
     A grade without a score gives `ungraded_results`. The grader's standard output stays with staff.
     """
-    if (score := known(grade.score)) is None:
+    standing = marking.of(grade)
+    if standing.score is None:
         return ungraded_results(grade.message, extra_data=_extra(grade))
     tests = [_check_test(item) for item in check_items(grade, checks)]
     tests += [_perplexity_test(score) for score in grade.perplexities]
+    tests += [_mark_test(item) for item in standing.items if not item.waiting]
     for number, test in enumerate(tests, start=1):
         test["number"] = str(number)
     output = [one_line(grade.message)] if grade.message else ["All cells ran."]
     if grade.sandbox == "none":
         output.append("Warning: this was graded without a sandbox, by the instructor's choice.")
+    output += _waiting(standing)
     best = best_score(grade)
     value = perplexity(best.nats_per_char) if best else None
     return _results(
         output,
-        score=score,
+        score=standing.score,
         execution_time=round(grade.wall_time_s),
         visibility=visibility,
         stdout_visibility=stdout_visibility,
@@ -114,12 +127,14 @@ def write_grades_csv(
     *,
     assignment: str,
     duedate: str = "",
+    marking: Marking = UNMARKED,
     people: Mapping[str, Person] | None = None,
     penalties: Mapping[str, float] | None = None,
 ) -> None:
     """nbgrader's columns, then status, best held-out perplexity, grader version and data; by student id.
 
-    score = max(0, raw_score − late_submission_penalty), as nbgrader has it; both are empty where unknown.
+    score = max(0, raw_score − late_submission_penalty), as nbgrader has it; both are empty where unknown. What
+    still waits for a person's mark is left out of the scores and of max_score alike.
     """
     rows = []
     for grade in _by_student(grades):
@@ -127,14 +142,15 @@ def write_grades_csv(
             (people or {}).get(grade.student_id, NOBODY),
             (penalties or {}).get(grade.student_id, 0.0),
         )
-        best, raw = best_score(grade), known(grade.score)
+        best, standing = best_score(grade), marking.of(grade)
+        raw = standing.score
         who = (grade.student_id, person.last_name, person.first_name, person.email)
         score = None if raw is None else max(0.0, raw - penalty)
         points = (
             _number(raw),
             _number(None if raw is None else penalty),
             _number(score),
-            _number(grade.max_score),
+            _number(standing.max_score),
         )
         value = _number(perplexity(best.nats_per_char) if best else None, digits=6)
         ours = (grade.status.value, value, grade.grader_version, grade.data_sha256)
@@ -149,12 +165,14 @@ def write_canvas_csv(
     assignment: str,
     max_score: float,
     assignment_id: str = "",
+    marking: Marking = UNMARKED,
     people: Mapping[str, Person] | None = None,
     penalties: Mapping[str, float] | None = None,
 ) -> None:
     """Canvas's gradebook import: one column for the assignment, points possible in the second row.
 
     `assignment_id` is Canvas's number of the assignment; without one, Canvas asks which assignment is meant.
+    What Canvas imports is final: a grade of which a part still waits for a mark is empty.
     """
     title = f"{assignment} ({assignment_id})" if assignment_id else assignment
     rows = [["    Points Possible", "", "", "", "", _number(max_score)]]
@@ -162,7 +180,7 @@ def write_canvas_csv(
         person = (people or {}).get(grade.student_id, NOBODY)
         name = ", ".join(filter(None, (person.last_name, person.first_name))) or grade.student_id
         who = _texts(name, person.lms_id, "", grade.student_id, person.section)
-        rows.append([*who, _number(_final(grade, penalties))])
+        rows.append([*who, _number(_final(marking.of(grade), penalties))])
     _write_csv(path, (*CANVAS_COLUMNS, *_texts(title)), rows)
 
 
@@ -170,17 +188,22 @@ def write_moodle_csv(
     path: Path,
     grades: Iterable[Grade],
     *,
+    marking: Marking = UNMARKED,
     people: Mapping[str, Person] | None = None,
     penalties: Mapping[str, float] | None = None,
 ) -> None:
-    """Moodle's offline grading worksheet. An empty grade leaves what Moodle has as it is."""
+    """Moodle's offline grading worksheet. An empty grade leaves what Moodle has as it is.
+
+    A grade of which a part still waits for a mark is empty, and the comments say so.
+    """
     rows = []
     for grade in _by_student(grades):
         person = (people or {}).get(grade.student_id, NOBODY)
         name = " ".join(filter(None, (person.first_name, person.last_name))) or grade.student_id
         who = _texts(person.lms_id or grade.student_id, name, person.email, grade.status.value)
-        points = (_number(_final(grade, penalties)), _number(grade.max_score))
-        rows.append([*who, *points, "Yes", *_texts(grade.submitted_at, "", one_line(grade.message))])
+        standing = marking.of(grade)
+        points = (_number(_final(standing, penalties)), _number(standing.possible))
+        rows.append([*who, *points, "Yes", *_texts(grade.submitted_at, "", _comments(standing))])
     _write_csv(path, MOODLE_COLUMNS, rows)
 
 
@@ -223,6 +246,32 @@ def _perplexity_test(score: PerplexityScore) -> dict[str, Any]:
     return _test(title, score.points, score.max_points, measured and score.points > 0, lines, ["perplexity"])
 
 
+def _mark_test(item: MarkedItem) -> dict[str, Any]:
+    lines = [item.word.capitalize()]
+    lines += ["This mark was given to an earlier submission."] if item.earlier else []
+    lines += [plain(item.comment, _OUTPUT_LIMIT)] if item.comment else []
+    tags = [tag for tag in (one_line(item.section), "marked by a person") if tag]
+    return _test(item.title, item.points or 0.0, item.max_points, bool(item.points), lines, tags)
+
+
+def _waiting(standing: Standing) -> list[str]:
+    """One sentence on what has no mark yet, or nothing."""
+    names = [f"{one_line(item.title)} ({points_text(item.max_points)} points)" for item in standing.waiting]
+    return [f"Waiting for a mark: {', '.join(names)}."] if names else []
+
+
+def _comments(standing: Standing) -> str:
+    """What a person wrote, or why there is no grade yet, in one line."""
+    said = [standing.grade.message]
+    if standing.score is not None:
+        for item in standing.items:
+            if not item.waiting:
+                of = f"{points_text(item.points)} of {points_text(item.max_points)} points"
+                said.append(f"{item.title}: {of}. {item.comment}")
+        said += _waiting(standing)
+    return " ".join(filter(None, (one_line(text, 2000) for text in said)))
+
+
 def _test(
     title: str, points: float, max_points: float, passed: bool, lines: Sequence[str], tags: Sequence[str]
 ) -> dict[str, Any]:
@@ -250,9 +299,9 @@ def _by_student(grades: Iterable[Grade]) -> list[Grade]:
     return sorted(grades, key=lambda grade: grade.student_id)
 
 
-def _final(grade: Grade, penalties: Mapping[str, float] | None) -> float | None:
-    score = known(grade.score)
-    return None if score is None else max(0.0, score - (penalties or {}).get(grade.student_id, 0.0))
+def _final(standing: Standing, penalties: Mapping[str, float] | None) -> float | None:
+    score = standing.final
+    return None if score is None else max(0.0, score - (penalties or {}).get(standing.grade.student_id, 0.0))
 
 
 def _number(number: float | None, *, digits: int = 4) -> str:

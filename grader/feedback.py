@@ -11,6 +11,7 @@ from grader import plot
 from grader.cells import cells
 from grader.disclose import Item, check_items, unmeasured
 from grader.gradebook import best_score
+from grader.marks import UNMARKED, Marking
 from grader.render import known, page, perplexity
 from grader.types import Check, Grade, PerplexityScore, Status
 
@@ -77,13 +78,15 @@ def feedback_html(
     *,
     assignment_title: str,
     duedate: str = "",
+    marking: Marking = UNMARKED,
     show_notebook: bool = True,
 ) -> str:
     """The page for the student of this grade; what it may tell is decided in `grader.disclose`.
 
     Flags are not on it. A grade without a score shows why, and no points that could be read as one.
     """
-    unknown = known(grade.score) is None
+    standing = marking.of(grade)
+    unknown = standing.score is None
     items = [] if unknown else check_items(grade, checks)
     lines = [] if unknown else [_line(score) for score in grade.perplexities]
     measured = [
@@ -93,12 +96,14 @@ def feedback_html(
     return page(
         "feedback.html",
         grade=grade,
+        standing=standing,
+        marked=() if unknown else standing.items,
         title=assignment_title,
         duedate=duedate,
         status=STATUS_WORDS[grade.status],
         our_fault=grade.status is Status.NEEDS_REGRADE,
         unknown=unknown,
-        share=0.0 if unknown or grade.max_score <= 0 else _share(grade.score or 0.0, grade.max_score),
+        share=0.0 if standing.max_score <= 0 else _share(standing.score or 0.0, standing.max_score),
         sections=_sections(items),
         passed=sum(item.passed for item in items),
         items=items,

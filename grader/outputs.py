@@ -1,48 +1,130 @@
-"""Lays out the results folder: a page and a results.json for each student, the class's grades and leaderboard."""
+"""Lays out the results folder: a page and a results.json for each student, the class's grades and leaderboard.
+
+The notebooks that are kept, as handed in and as they ran, lie in folders whose names begin with a dot: intake looks
+into none of those, wherever the results folder lies.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from grader.errors import InfrastructureError, UsageError
+from grader.errors import InfrastructureError, SubmissionError, UsageError
 from grader.export import gradescope_results, write_canvas_csv, write_grades_csv, write_moodle_csv, write_results
 from grader.feedback import feedback_html
+from grader.intake import read_submission
 from grader.leaderboard import Baseline, Row, leaderboard_csv, leaderboard_html, rows
-from grader.types import Assignment, Grade
+from grader.marks import Marking
+from grader.types import Assignment, Grade, Submission
 
 GRADEBOOK = "gradebook.sqlite"
 BASELINES = "baselines.json"
+SUBMISSIONS = ".submissions"
+EXECUTED = ".executed"
+
+log = logging.getLogger(__name__)
 
 
-def write_student(out: Path, grade: Grade, assignment: Assignment) -> None:
-    """One student's feedback page and Gradescope file. Raises InfrastructureError if the disk refuses."""
-    html = feedback_html(grade, assignment.checks, assignment_title=assignment.title)
-    write_text(out / "feedback" / f"{grade.student_id}.html", html)
-    results = out / "results" / f"{grade.student_id}.json"
-    results.parent.mkdir(parents=True, exist_ok=True)
-    write_results(results, gradescope_results(grade, assignment.checks))
+def keep_submission(out: Path, submission: Submission) -> None:
+    """Keep a notebook as it was handed in, under its hash, once.
+
+    Raises:
+        InfrastructureError: the disk refuses. A file that cannot be read any more, or is too large to be graded, is
+            left out with a warning: its grade says so itself.
+    """
+    kept = kept_submission(out, submission.sha256)
+    if not submission.path or kept.exists():
+        return
+    try:
+        data = read_submission(submission)
+    except (SubmissionError, InfrastructureError) as error:
+        log.warning("The notebook of %s is not kept: %s", submission.student_id, error)
+        return
+    _write(kept, data)
 
 
-def write_class(out: Path, grades: Sequence[Grade], assignment: Assignment, baselines: Mapping[str, float]) -> None:
-    """grades.csv, the leaderboard as CSV and as a page. Raises InfrastructureError if the disk refuses."""
-    write_grades_csv(out / "grades.csv", grades, assignment=assignment.name, duedate=assignment.duedate)
-    write_canvas_csv(out / "canvas.csv", grades, assignment=assignment.name, max_score=_max_score(grades))
-    write_moodle_csv(out / "moodle.csv", grades)
+def kept_submission(out: Path, sha256: str) -> Path:
+    """Where `keep_submission` puts the notebook with this hash."""
+    return out / SUBMISSIONS / f"{sha256}.ipynb"
+
+
+def write_student(out: Path, grade: Grade, assignment: Assignment, marking: Marking) -> None:
+    """One student's feedback page and Gradescope file. Raises InfrastructureError if the disk refuses.
+
+    A grade that comes from the gradebook has no executed notebook; the page shows the one kept when it was graded.
+    """
+    if grade.notebook_json:
+        text = json.dumps({"key": grade.key, "notebook_json": grade.notebook_json})
+        write_text(_executed_path(out, grade), text)
+    else:
+        grade = replace(grade, notebook_json=_executed(out, grade))
+    html = feedback_html(grade, assignment.checks, assignment_title=assignment.title, marking=marking)
+    write_text(_page(out, grade), html)
+    write_results(_results_path(out, grade), gradescope_results(grade, assignment.checks, marking=marking))
+
+
+def write_class(
+    out: Path, grades: Sequence[Grade], assignment: Assignment, baselines: Mapping[str, float], marking: Marking
+) -> None:
+    """The leaderboard as CSV and as a page, and all that `write_grades` writes. Raises InfrastructureError."""
     write_text(out / BASELINES, json.dumps(dict(baselines), indent=2) + "\n")
     board = board_rows(out, grades, assignment)
     write_text(out / "leaderboard.csv", leaderboard_csv(board))
     write_text(out / "leaderboard.html", leaderboard_html(board, assignment_title=assignment.title))
-    for grade in grades:  # a page that was deleted comes back, without the cells of the notebook
-        if not (out / "feedback" / f"{grade.student_id}.html").exists():
-            write_student(out, grade, assignment)
+    write_grades(out, grades, assignment, marking)
 
 
-def _max_score(grades: Sequence[Grade]) -> float:
-    return max((grade.max_score for grade in grades), default=0.0)
+def write_grades(out: Path, grades: Sequence[Grade], assignment: Assignment, marking: Marking) -> None:
+    """grades.csv, canvas.csv, moodle.csv, and each student's files that do not say what the gradebook says.
+
+    Those are the students who were marked since, whose page was deleted, or where a kill came between a record and
+    its page. Raises InfrastructureError if the disk refuses.
+    """
+    name, possible = assignment.name, max((marking.of(grade).possible for grade in grades), default=0.0)
+    write_grades_csv(out / "grades.csv", grades, assignment=name, duedate=assignment.duedate, marking=marking)
+    write_canvas_csv(out / "canvas.csv", grades, assignment=name, max_score=possible, marking=marking)
+    write_moodle_csv(out / "moodle.csv", grades, marking=marking)
+    for grade in grades:
+        results = gradescope_results(grade, assignment.checks, marking=marking)
+        if not _page(out, grade).exists() or _read_json(_results_path(out, grade)) != results:
+            write_student(out, grade, assignment, marking)
+
+
+def work_of(out: Path, grade: Grade) -> Path:
+    """Where a person reads the work: the feedback page if it shows the notebook as it ran, else what was handed in."""
+    return _page(out, grade) if _executed(out, grade) else kept_submission(out, grade.submission_sha256)
+
+
+def _page(out: Path, grade: Grade) -> Path:
+    return out / "feedback" / f"{grade.student_id}.html"
+
+
+def _results_path(out: Path, grade: Grade) -> Path:
+    return out / "results" / f"{grade.student_id}.json"
+
+
+def _executed_path(out: Path, grade: Grade) -> Path:
+    return out / EXECUTED / f"{grade.student_id}.json"
+
+
+def _executed(out: Path, grade: Grade) -> str:
+    """The notebook as it ran for this very grade; empty if it is not there: it is for showing only."""
+    kept = _read_json(_executed_path(out, grade))
+    return str(kept["notebook_json"]) if isinstance(kept, dict) and kept.get("key") == grade.key else ""
+
+
+def _read_json(path: Path) -> Any:
+    """What a file of ours holds; None if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def board_rows(out: Path, grades: Sequence[Grade], assignment: Assignment, *, names: bool = False) -> list[Row]:
@@ -58,10 +140,17 @@ def board_rows(out: Path, grades: Sequence[Grade], assignment: Assignment, *, na
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all. Raises InfrastructureError if the disk refuses."""
+    _write(path, text.encode("utf-8"))
+
+
+def _write(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -31,6 +31,10 @@ def run_grader(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess
         (["grade", "tests/submissions/empty_notebook", "-o", "Makefile/x", "--profile", "smoke"], 2, "Makefile/x"),
         (["check", "nowhere.ipynb"], 2, "nowhere.ipynb"),
         (["leaderboard", "nowhere"], 2, "nowhere"),
+        (["mark"], 2, "--output"),
+        (["mark", "-o", "TMP/empty"], 2, "There is no gradebook at TMP/empty"),
+        (["mark", "ada", "report.discussion", "3", "-o", "nowhere"], 2, "There is no gradebook at nowhere"),
+        (["mark", "ada", "report.discussion", "3", "-o", "TMP/text"], 2, "TMP/text"),
         (["leaderboard", "TMP/text"], 2, "TMP/text"),
         (["release", "--assignment", "nowhere"], 2, "nowhere"),
         (["data", "-o", "Makefile/x"], 3, "Makefile/x"),
@@ -49,7 +53,7 @@ def test_a_mistake_gets_one_sentence(tmp_path: Path, arguments: list[str], code:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", ["", "grade", "check", "leaderboard", "release", "data", "doctor"])
+@pytest.mark.parametrize("command", ["", "grade", "mark", "check", "leaderboard", "release", "data", "doctor"])
 def test_every_command_explains_itself(command: str) -> None:
     """--help exits with 0 and says what the command does."""
     done = run_grader(*command.split(), "--help")

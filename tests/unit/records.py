@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from grader.types import CheckResult, Flag, Grade, Outcome, PerplexityScore, Status
+from grader.marks import Marking
+from grader.types import CheckResult, Flag, Grade, ManualItem, Mark, Outcome, PerplexityScore, Status
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -63,3 +64,28 @@ def a_grade(student_id: str = "ada", **changes: object) -> Grade:
         graded_at="2026-03-01T11:00:00+00:00",
     )
     return replace(base, **changes)  # type: ignore[arg-type]
+
+
+ITEMS = (
+    ManualItem(id="essay", title="The essay", points=6.0, section="Part 5", guide="SECRET: the gap"),
+    ManualItem(id="poem", title="The poem", points=4.0),
+)
+
+
+def a_mark(item: str = "essay", points: float = 4.5, **changes: object) -> Mark:
+    """A mark for the notebook of `a_grade`."""
+    base = Mark(
+        student_id="ada",
+        item=item,
+        points=points,
+        comment="Well put.",
+        submission_sha256="ab" * 32,
+        marked_by="ta",
+        marked_at="2026-03-02T09:00:00+00:00",
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def marking(*marks: Mark) -> Marking:
+    """ITEMS with these marks."""
+    return Marking(items=ITEMS, marks={(mark.student_id, mark.item): mark for mark in marks})

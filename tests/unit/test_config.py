@@ -10,6 +10,8 @@ import yaml
 
 from grader.config import load_assignment
 from grader.errors import AssignmentError
+from grader.release import student_files
+from grader.types import ManualItem
 from tests.small import LIMITS, folder_with
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +25,14 @@ def test_a_good_folder_is_read(tmp_path: Path) -> None:
     assert assignment.profile("smoke").curves[0].model == "rnn"
 
 
+def test_what_a_person_marks_is_read(tmp_path: Path) -> None:
+    """Items keep their order; section and guide may be left out; an assignment may have none of them."""
+    assert load_assignment(folder_with(tmp_path)).manual == ()
+    essay = {"id": "essay", "title": "E", "points": 6, "section": "5", "guide": "Look for the gap."}
+    assignment = load_assignment(folder_with(tmp_path, manual=[essay, {"id": "a", "title": "A", "points": 0.5}]))
+    assert assignment.manual == (ManualItem(**{**essay, "points": 6.0}), ManualItem(id="a", title="A", points=0.5))
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -33,6 +43,18 @@ def test_a_good_folder_is_read(tmp_path: Path) -> None:
         ({"checks": [{"id": "f", "title": "F", "points": "2", "hidden": True, "hint": ""}]}, "expected float"),
         ({"checks": [{"id": "f", "title": "F", "points": -1, "hidden": True, "hint": ""}]}, "-1"),
         ({"checks": [{"id": "f", "title": "F", "points": 1, "hidden": True, "hint": ""}] * 2}, "more than once"),
+        ({"manual": []}, "`manual` should be a list"),
+        ({"manual": "essay"}, "`manual` should be a list"),
+        ({"manual": [{"id": "essay", "title": "E"}]}, "manual item 'essay' lacks points"),
+        ({"manual": [{"id": "essay", "title": "E", "points": 1, "hint": "x"}]}, "unknown entry hint"),
+        ({"manual": [{"id": "essay", "title": "E", "points": "1"}]}, "expected float"),
+        ({"manual": [{"id": 7, "title": "E", "points": 1}]}, "expected str"),
+        ({"manual": [{"id": "essay", "title": "E", "points": 0}]}, "expected more than none"),
+        ({"manual": [{"id": "essay", "title": "E", "points": -1}]}, "expected more than none"),
+        ({"manual": [{"id": "essay", "title": "E", "points": float("nan")}]}, "expected more than none"),
+        ({"manual": [{"id": "essay", "title": "E", "points": float("inf")}]}, "expected more than none"),
+        ({"manual": [{"id": "essay", "title": "E", "points": 1}] * 2}, "'essay' more than once"),
+        ({"manual": [{"id": "f", "title": "E", "points": 1}]}, "check or manual item 'f' more than once"),
         ({"limits": {**LIMITS, "memory": 1}}, "unknown entry memory"),
         ({"profiles": "smoke"}, "`profiles` should be a list"),
         ({"guest": "checks/nothing.py"}, "nothing.py"),
@@ -84,3 +106,17 @@ def test_the_homework_adds_up_to_100_points_in_every_profile() -> None:
     for profile in assignment.profiles:
         total = sum(check.points for check in assignment.checks) + sum(curve.points for curve in profile.curves)
         assert total == 100
+
+
+def test_a_person_gives_ten_points_on_top() -> None:
+    """Both items say where to look and what to look for."""
+    items = load_assignment(ROOT / "reference").manual
+    assert {item.id: item.points for item in items} == {"report.discussion": 6, "sample_text.discussion": 4}
+    assert all(item.section and item.guide for item in items)
+
+
+def test_students_do_not_get_what_a_person_looks_for() -> None:
+    """No file of the release holds an item that a person marks, or a line of its guide."""
+    files = [data.decode() for data in student_files(ROOT / "reference").values()]
+    for item in load_assignment(ROOT / "reference").manual:
+        assert not [text for text in files if item.id in text or item.guide[:40] in text]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from records import a_grade
+from records import HOSTILE, a_grade, a_mark, marking
 
 from grader.errors import InfrastructureError
 from grader.export import (
@@ -22,7 +22,8 @@ from grader.export import (
     write_moodle_csv,
     write_results,
 )
-from grader.types import Check, CheckResult, Grade, Outcome, PerplexityScore, Status
+from grader.marks import Marking
+from grader.types import Check, CheckResult, Grade, ManualItem, Outcome, PerplexityScore, Status
 
 SECRET = "expected 41.5 for inputs 7, 8"
 CHECKS = (
@@ -195,6 +196,57 @@ def test_numbers_that_are_none_never_reach_the_file() -> None:
     assert "score" not in gradescope_results(a_grade(score=math.nan), CHECKS)
 
 
+def test_a_marked_item_is_a_test_and_a_waiting_one_a_sentence() -> None:
+    """Points and comment of what a person marked count in the score; what waits is named, and has no number."""
+    results = gradescope_results(a_grade(score=62.5), CHECKS, marking=marking(a_mark(points=4.5)))
+    assert_gradescope(results)
+    assert results["score"] == 67.0
+    essay = results["tests"][-1]
+    assert (essay["name"], essay["score"], essay["max_score"]) == ("The essay", 4.5, 6.0)
+    assert (essay["status"], essay["output"]) == ("passed", "Marked\nWell put.")
+    assert essay["tags"] == ["Part 5", "marked by a person"]
+    assert essay["number"] == str(len(results["tests"]))
+    assert "Waiting for a mark: The poem (4 points)." in results["output"].splitlines()
+    assert "poem" not in json.dumps(results["tests"])
+
+
+def test_when_all_is_marked_nothing_waits() -> None:
+    """No sentence about waiting is left; a mark of zero is a zero, and one for an earlier submission says so."""
+    marks = marking(a_mark(points=4.5, submission_sha256="ff" * 32), a_mark("poem", 0.0))
+    results = gradescope_results(a_grade(score=62.5), CHECKS, marking=marks)
+    assert_gradescope(results)
+    assert "Waiting" not in results["output"]
+    essay, poem = results["tests"][-2:]
+    assert "given to an earlier submission" in essay["output"]
+    assert (poem["score"], poem["status"]) == (0.0, "failed")
+
+
+def test_a_lost_grade_has_no_score_by_a_mark() -> None:
+    """What could not be graded stays without any number, marked or not."""
+    results = gradescope_results(a_grade(**UNKNOWN), CHECKS, marking=marking(a_mark()))
+    assert "score" not in results
+    assert results["tests"] == []
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, "\ud800", "\u202eevil"])
+def test_a_comment_is_plain_text(tmp_path: Path, text: str) -> None:
+    """Terminal codes, control bytes and direction marks in a comment reach no file."""
+    marks = marking(a_mark(comment=text))
+    results = gradescope_results(a_grade(), CHECKS, marking=marks)
+    assert_gradescope(results)
+    write_moodle_csv(tmp_path / "m.csv", [a_grade()], marking=marks)
+    for said in (results["tests"][-1]["output"], (tmp_path / "m.csv").read_text()):
+        assert not set("\x1b\x00\u202e\ud800") & set(said)
+
+
+def test_the_guide_of_who_marks_is_in_no_file(tmp_path: Path) -> None:
+    """Students read these files."""
+    marks = marking(a_mark())
+    assert "SECRET" not in json.dumps(gradescope_results(a_grade(), CHECKS, marking=marks))
+    write_moodle_csv(tmp_path / "m.csv", [a_grade()], marking=marks)
+    assert "SECRET" not in (tmp_path / "m.csv").read_text()
+
+
 def test_no_sandbox_is_said() -> None:
     """Results of a run without a sandbox say so."""
     assert "without a sandbox" in gradescope_results(a_grade(sandbox="none"), CHECKS)["output"]
@@ -277,6 +329,30 @@ def test_the_same_grades_give_the_same_bytes(tmp_path: Path) -> None:
         assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
 
 
+def test_a_part_that_waits_is_neither_zero_nor_final(tmp_path: Path) -> None:
+    """grades.csv has what is known; Canvas and Moodle, which import final grades, an empty cell until all is marked."""
+    missing = a_grade("cy", status=Status.MISSING, score=0.0, checks=(), perplexities=())
+    grades = [a_grade("ada", score=62.5), a_grade("bob", score=50.0), missing, a_grade("dee", **UNKNOWN)]
+    marks = marking(a_mark(points=4.5), a_mark("poem", 4.0), a_mark(points=2.0, student_id="bob"))
+    rows = grades_csv(tmp_path / "g.csv", *grades, marking=marks, penalties={"ada": 1.0})
+    assert [(row["raw_score"], row["score"], row["max_score"]) for row in rows] == [
+        ("71.0", "70.0", "110.0"),
+        ("52.0", "52.0", "106.0"),
+        ("0.0", "0.0", "110.0"),
+        ("", "", "100.0"),
+    ]
+    write_canvas_csv(tmp_path / "c.csv", grades, assignment="hw8", max_score=110, marking=marks)
+    assert [row["hw8"] for row in read(tmp_path / "c.csv")] == ["110.0", "71.0", "", "0.0", ""]
+    write_moodle_csv(tmp_path / "m.csv", grades, marking=marks)
+    moodle = read(tmp_path / "m.csv")
+    assert [row["Grade"] for row in moodle] == ["71.0", "", "0.0", ""]
+    assert {row["Maximum Grade"] for row in moodle} == {"110.0"}
+    assert moodle[1]["Feedback comments"] == (
+        "The essay: 2 of 6 points. Well put. Waiting for a mark: The poem (4 points)."
+    )
+    assert moodle[3]["Feedback comments"] == "A worker died."
+
+
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "＝"])
 def test_formulas_are_text(tmp_path: Path, start: str) -> None:
     """A cell that a spreadsheet would run begins with an apostrophe, in every CSV and column of text."""
@@ -286,6 +362,12 @@ def test_formulas_are_text(tmp_path: Path, start: str) -> None:
     write_grades_csv(tmp_path / "g.csv", [grade], assignment=bad, duedate=bad, people=people)
     write_canvas_csv(tmp_path / "c.csv", [grade], assignment=bad, max_score=100, people=people)
     write_moodle_csv(tmp_path / "m.csv", [grade], people=people)
+    item = ManualItem(id="essay", title=bad, points=6.0)
+    mark = a_mark(student_id=bad, comment=bad)
+    marks = Marking(items=(item,), marks={(bad, "essay"): mark})
+    write_moodle_csv(tmp_path / "n.csv", [replace(grade, message="")], marking=marks)
+    with (tmp_path / "n.csv").open(newline="") as file:
+        assert not [cell for row in csv.reader(file) for cell in row if cell.startswith(start)]
     for name in ("g", "c", "m"):
         with (tmp_path / f"{name}.csv").open(newline="") as file:
             cells = [cell for row in csv.reader(file) for cell in row]

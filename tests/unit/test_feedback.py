@@ -11,12 +11,13 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from records import HOSTILE, a_grade
+from records import HOSTILE, a_grade, a_mark, marking
 
 from grader.cells import cells
 from grader.feedback import feedback_html
+from grader.marks import UNMARKED, Marking
 from grader.render import CSP, one_line, plain, points, when
-from grader.types import Check, CheckResult, Outcome, PerplexityScore, Status
+from grader.types import Check, CheckResult, ManualItem, Outcome, PerplexityScore, Status
 
 CHECKS = (
     Check(id="f.example", title="f by example", points=1.0, hidden=False, hint="Look at shapes.", section="Part 1"),
@@ -29,10 +30,10 @@ def result(check_id: str, outcome: Outcome = Outcome.PASSED, message: str = "", 
     return CheckResult(check_id=check_id, outcome=outcome, points=points, max_points=2.0, message=message)
 
 
-def html(notebook: Any = None, **changes: Any) -> str:
+def html(notebook: Any = None, marks: Marking = UNMARKED, **changes: Any) -> str:
     if notebook is not None:
         changes["notebook_json"] = notebook if isinstance(notebook, str) else json.dumps(notebook)
-    return feedback_html(a_grade(**changes), CHECKS, assignment_title="Homework 8")
+    return feedback_html(a_grade(**changes), CHECKS, assignment_title="Homework 8", marking=marks)
 
 
 def code(*outputs: dict[str, Any], source: str = "x = 1") -> dict[str, Any]:
@@ -145,6 +146,67 @@ def test_an_unmeasured_model_says_why() -> None:
     assert "No time left." in html(perplexities=(score,))
 
 
+def words(page: str) -> str:
+    return " ".join(Page(page).text.split())
+
+
+def test_what_waits_for_a_person_is_said() -> None:
+    """An item without a mark has no points and counts in no number; the page says so at its top and in its place."""
+    text = words(html(score=62.5, marks=marking()))
+    assert "62.5 / 100 so far" in text
+    assert "2 parts wait for a person's mark and count in neither number yet." in text
+    assert "With everything marked, the score is out of 110." in text
+    assert "waiting for a person The essay · Part 5 – / 6" in text
+    assert "waiting for a person The poem – / 4" in text
+    assert "Points given by a person" not in text
+
+
+def test_a_mark_is_on_the_page_with_its_comment() -> None:
+    """Points and comment stand beside the item and in the total; the rest still waits."""
+    text = words(html(score=62.5, marks=marking(a_mark(points=4.5))))
+    assert "67 / 106 so far" in text
+    assert "One part waits for a person's mark" in text
+    assert "Points given by a person 4.5 / 6" in text
+    assert "marked The essay · Part 5" in text
+    assert "Well put. 4.5 / 6" in text
+    assert "waiting for a person The poem – / 4" in text
+
+
+def test_when_all_is_marked_the_page_waits_for_nobody() -> None:
+    """A mark of zero is a zero; one that was given to an earlier notebook says so."""
+    marks = marking(a_mark(points=4.5), a_mark("poem", 0.0, comment="", submission_sha256="ff" * 32))
+    text = words(html(score=62.5, marks=marks))
+    assert "67 / 110 " in text
+    assert "so far" not in text
+    assert "wait" not in text
+    assert "marked The poem This mark was given to an earlier version of your notebook. 0 / 4" in text
+
+
+def test_without_items_the_page_has_no_word_of_marks() -> None:
+    """An assignment that needs no person has a page as before."""
+    assert "Marked by a person" not in html()
+
+
+def test_where_nothing_was_handed_in_nothing_waits() -> None:
+    """A missing notebook has nothing to mark, and the page promises no mark."""
+    text = words(html(status=Status.MISSING, score=0.0, checks=(), perplexities=(), marks=marking()))
+    assert "0 / 110 " in text
+    assert "nothing to mark The essay" in text
+    assert "wait" not in text
+
+
+def test_a_lost_grade_shows_no_mark() -> None:
+    """Where a fault of ours left no score, no points are shown at all."""
+    page = html(status=Status.NEEDS_REGRADE, score=None, checks=(), perplexities=(), marks=marking(a_mark()))
+    assert "The essay" not in page
+    assert "4.5" not in page
+
+
+def test_the_guide_of_who_marks_stays_with_staff() -> None:
+    """What a marker looks for is an answer."""
+    assert "SECRET" not in html(marks=marking(a_mark()))
+
+
 def test_flags_are_for_staff() -> None:
     """A student's page holds no flag and no evidence."""
     page = html()
@@ -197,6 +259,10 @@ def test_hostile_text_is_text(text: str) -> None:
         grader_version=text,
         checks=(result("f.example", Outcome.FAILED, text), result(text)),
         perplexities=(score,),
+        marks=Marking(
+            items=(ManualItem(id="essay", title=text, section=text, points=6.0),),
+            marks={(text, "essay"): a_mark(student_id=text, comment=text, marked_by=text)},
+        ),
     )
     assert_harmless(page)
     page.encode("utf-8")

@@ -20,7 +20,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from records import HOSTILE, a_grade
+from records import HOSTILE, a_grade, a_mark
 
 from grader import gradebook
 from grader.errors import InfrastructureError, UsageError
@@ -207,13 +207,54 @@ def test_needs_regrade_is_no_cache(book: Gradebook, run: int) -> None:
 def test_only_grows(book: Gradebook, run: int, path: Path) -> None:
     """Even another program cannot change or delete a row without dropping a trigger first."""
     book.add(run, a_grade())
+    book.mark(a_mark())
     raw = sqlite3.connect(path)
     for table in METADATA.tables:
         with pytest.raises(sqlite3.IntegrityError, match="only grows"):
             raw.execute(f"DELETE FROM {table}")
-    with pytest.raises(sqlite3.IntegrityError, match="only grows"):
-        raw.execute("UPDATE grades SET score = 100")
+    for change in ("grades SET score = 100", "marks SET points = 100"):
+        with pytest.raises(sqlite3.IntegrityError, match="only grows"):
+            raw.execute(f"UPDATE {change}")
     raw.close()
+
+
+# --- marks ---
+
+
+def test_the_last_mark_for_an_item_counts(book: Gradebook, path: Path) -> None:
+    """A second mark for the same student and item replaces the first, which stays on record."""
+    for mark in (a_mark(points=1.0), a_mark("poem", 2.0), a_mark(student_id="bob"), a_mark(points=0.1 + 0.2)):
+        book.mark(mark)
+    expected = [a_mark("poem", 2.0), a_mark(student_id="bob"), a_mark(points=0.1 + 0.2)]
+    assert book.marks() == {(mark.student_id, mark.item): mark for mark in expected}
+    with sqlite3.connect(path) as raw:
+        assert raw.execute("SELECT count(*) FROM marks").fetchone() == (4,)
+    raw.close()
+
+
+def test_a_mark_belongs_to_the_student(book: Gradebook, run: int) -> None:
+    """Grading again, with another result or another notebook, leaves the marks as they are; a mark changes no grade."""
+    book.add(run, a_grade())
+    book.mark(a_mark())
+    assert book.latest() == [a_grade()]
+    book.add(run, a_grade(key="k2", submission_sha256="ff" * 32))
+    assert book.marks() == {("ada", "essay"): a_mark()}
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_comments_are_data(book: Gradebook, text: str) -> None:
+    """Whatever a comment, a student id or a login name holds comes back as it was."""
+    mark = a_mark(student_id=text, comment=text, marked_by=text)
+    book.mark(mark)
+    assert book.marks() == {(text, "essay"): mark}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_mark_that_is_no_number_is_refused(book: Gradebook, bad: float) -> None:
+    """Nothing is recorded."""
+    with pytest.raises(InfrastructureError, match="no finite number"):
+        book.mark(a_mark(points=bad))
+    assert book.marks() == {}
 
 
 def test_a_grade_of_no_run_is_refused(book: Gradebook) -> None:
@@ -250,11 +291,13 @@ def migrate(path: Path, revision: str) -> None:
 
 @pytest.mark.parametrize("revision", revisions())
 def test_each_earlier_schema_is_upgraded(path: Path, revision: str) -> None:
-    """A gradebook of any earlier grader opens, holds the newest schema and takes grades."""
+    """A gradebook of any earlier grader opens, holds the newest schema and takes grades and marks."""
     migrate(path, revision)
     with Gradebook.open(path) as book:
         book.add(book.begin_run(command="c", profile="p", started_at="t"), a_grade())
+        book.mark(a_mark())
         assert book.latest() == [a_grade()]
+        assert book.marks() == {("ada", "essay"): a_mark()}
 
 
 def test_migrations_make_the_tables_written_down(book: Gradebook, path: Path) -> None:

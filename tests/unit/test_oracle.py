@@ -196,16 +196,17 @@ def test_mistakes_lie_far_beyond_the_tolerance(seed: int, is_random: bool) -> No
         run, epochs = run_of(seed, case, is_random)
         right, losses = oracle.train(run.right, run.params, epochs, run.lr, run.theta)
         assert max(oracle.perplexities(losses)) < 1000
-        for mistake, changes in course.MISTAKES.items():
+        for mistake, changes in course.MISTAKES:
             loop = replace(run.right, **changes)
             if loop == run.right:
                 continue
             wrong, _ = oracle.train(loop, run.params, epochs, run.lr, run.theta)
             gap = max(float(np.abs(a - b).max()) for a, b in zip(wrong, right, strict=True))
-            furthest[mistake] = max(gap, furthest.get(mistake, 0.0))
-    if is_random:  # there "never zero again" and "not for each minibatch" are one mistake's two faces
-        assert len(furthest) == len(course.MISTAKES) - 1
-    assert min(furthest.values()) > 20 * expect.TRAINED["atol"]
+            key = f"{mistake} {changes}"
+            furthest[key] = max(gap, furthest.get(key, 0.0))
+    assert len(furthest) == len(course.MISTAKES) - 1  # to begin each minibatch, or each epoch, with zeros is right
+    for key, gap in furthest.items():
+        assert gap > 20 * expect.TRAINED["atol"], key
 
 
 @pytest.mark.parametrize("case_number", range(4))
@@ -421,3 +422,14 @@ def test_a_reader_notices_a_forgotten_state(rng: np.random.Generator) -> None:
     model.step(np.array([[3.0]]), state, False, False)
     model.step(np.array([[3.0]]), first, False, False)
     assert model.went_on == [False, True, False]
+
+
+@pytest.mark.parametrize(("device", "close"), [("cpu", False), ("gpu", True)])
+def test_tolerances_are_looser_on_a_gpu(device: str, close: bool) -> None:
+    """One part in a thousand is a mistake on a CPU, and rounding on a GPU; a mistake of a tenth is one on both."""
+    try:
+        expect.use_device(device)
+        assert expect.is_close(1.001, 1.0, **expect.FORWARD) == close
+        assert not expect.is_close(1.1, 1.0, **expect.FORWARD)
+    finally:
+        expect.use_device("cpu")
