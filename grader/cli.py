@@ -6,33 +6,21 @@ import fcntl
 import getpass
 import io
 import os
-import shlex
-import statistics
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from typer._click.exceptions import ClickException  # typer carries its own click, and names only some of its errors
 
 from grader import __version__
-from grader.batch import Interrupted, Report, grade_batch, ungraded
+from grader.batch import Interrupted, grade_batch, ungraded
 from grader.config import load_assignment
 from grader.errors import GraderError, SandboxUnavailable, UsageError
 from grader.gradebook import Gradebook
@@ -43,38 +31,34 @@ from grader.outputs import (
     GRADEBOOK,
     board_rows,
     keep_submission,
-    work_of,
+    kept_submission,
     write_class,
     write_grades,
     write_student,
     write_text,
 )
-from grader.pipeline import Bench, grade_submission, set_up
+from grader.pipeline import grade_submission, set_up
+from grader.pipeline import replay as replay_checks
 from grader.release import release as write_release
 from grader.render import one_line, points
 from grader.sandbox.launch import pick_tier
 from grader.sandbox.selftest import PROMISES, prove, require
-from grader.selftest import Alarms, Trial, read_matrix, run_matrix, run_seeds, small
-from grader.types import Assignment, Grade, Mark, Outcome, Profile
-from grader.variants import Variant
+from grader.selftest import read_matrix, small
+from grader.terminal import (
+    console,
+    false_alarms,
+    grading_progress,
+    list_waiting,
+    mark_command,
+    replayed,
+    say,
+    summary,
+    wrong_verdicts,
+)
+from grader.types import Assignment, Grade, Mark, Outcome, Profile, Submission
 
 INTERRUPTED = 130
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-
-class Terminal(Console):
-    """A console whose reader may go away: grading goes on without one."""
-
-    def on_broken_pipe(self) -> None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-console = Terminal(highlight=False, width=None if sys.stdout.isatty() else 120)
-
-
-def say(text: str, style: str | None = None) -> None:
-    """One line, which only a terminal may wrap."""
-    console.print(text, style=style, soft_wrap=True)
 
 
 AssignmentOption = Annotated[Path, typer.Option("--assignment", help="The assignment folder.")]
@@ -125,7 +109,7 @@ def grade(
             write_student(out, grade, loaded, marking)
 
         try:
-            with _progress(len(collected), marking) as report:
+            with grading_progress(len(collected), marking) as report:
                 grade_batch(
                     collected,
                     bench,
@@ -140,8 +124,12 @@ def grade(
             write_class(out, book.latest(), loaded, baselines, marking)
         grades = {grade.student_id: grade for grade in book.latest()}
     left = len(marking.open(grades.values()))
-    to_mark = f"{left} to be marked by a person; this lists them: {_mark_command(out, assignment)}" if left else ""
-    _summary(out, loaded, [grades[s.student_id] for s in collected if s.student_id in grades], to_mark)
+    to_mark = f"{left} to be marked by a person; this lists them: {mark_command(out, assignment)}" if left else ""
+    done = [grades[s.student_id] for s in collected if s.student_id in grades]
+    summary(out, loaded, done, to_mark)
+    if unknown := ungraded(done):
+        say(f"{len(unknown)} could not be graded by a fault of ours; run the same command again.", style="red")
+        raise typer.Exit(1)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})  # points of -1 are an argument, and get their sentence
@@ -157,31 +145,12 @@ def mark(
     loaded = load_assignment(assignment)
     with Gradebook.open(out / GRADEBOOK, create=False) as book:
         if student is None and not comment:
-            _list_waiting(out, book, loaded, assignment)
+            list_waiting(out, book, loaded, assignment)
         elif student is None or item is None or given is None:
             raise UsageError("to enter a mark give STUDENT, ITEM and POINTS; to list what waits give none of them.")
         else:
             with _alone(out):
                 _enter_mark(out, book, loaded, student, item, given, comment)
-
-
-def _list_waiting(out: Path, book: Gradebook, assignment: Assignment, folder: Path) -> None:
-    """A line for each mark that is to be given or looked at again, then what to look for."""
-    marking = Marking(items=assignment.manual, marks=book.marks())
-    grades = {grade.student_id: grade for grade in book.latest()}
-    waiting = marking.open(grades.values())
-    work = {student: work_of(out, grades[student]) for student in {grade.student_id for grade, _ in waiting}}
-    for grade, item in waiting:
-        again = f"  marked on an earlier submission: {points(item.points)}" if item.earlier else ""
-        what = f"{item.id:<24} {points(item.max_points):>4} points  {item.section:<40}"
-        say(f"{escape(grade.student_id):<28} {escape(what)} {escape(str(work[grade.student_id]))}{again}")
-    for entry in assignment.manual:
-        if waiting and entry.guide:
-            say(f"\n{escape(f'{entry.id}: {entry.title}')}\n  {escape(one_line(entry.guide, 4000))}")
-    if waiting:
-        say(f"\n{len(waiting)} to mark, each by: {_mark_command(out, folder, 'STUDENT ITEM POINTS --comment TEXT')}")
-    else:
-        say("nothing waits for a mark")
 
 
 def _enter_mark(
@@ -210,6 +179,38 @@ def _enter_mark(
     score = f"{points(entered.points)}/{points(items[item_id].points)}"
     left = len(marking.open(grades.values()))
     say(f"{escape(student)}: {escape(item_id)} {score} by {escape(one_line(entered.marked_by))}; {left} left to mark")
+
+
+@app.command()
+def replay(
+    student: Annotated[str, typer.Argument(help="As in the gradebook.")],
+    checks: Annotated[list[str] | None, typer.Argument(help="Ids of checks; all if none is named.")] = None,
+    out: Annotated[Path, typer.Option("-o", "--output", help="The results folder of `grader grade`.")] = Path("out"),
+    assignment: AssignmentOption = Path("reference"),
+    corpus_file: CorpusOption = None,
+) -> None:
+    """Run checks again on a graded notebook, with the same random inputs; exit 1 if a verdict is another now."""
+    loaded = load_assignment(assignment)
+    with Gradebook.open(out / GRADEBOOK, create=False) as book:
+        graded = {grade.student_id: grade for grade in book.latest()}.get(student)
+    if graded is None:
+        raise UsageError(f"there is no student {student!r} in {out / GRADEBOOK}: give an id as in grades.csv.")
+    recorded = {result.check_id: result for result in graded.checks}
+    strange = sorted(set(checks or ()) - set(recorded))
+    if strange:
+        raise UsageError(f"{student} has no verdict on {strange[0]!r}: choose from {', '.join(recorded)}.")
+    kept = kept_submission(out, graded.submission_sha256)
+    if not kept.exists() or graded.seed is None:
+        raise UsageError(f"{out} does not hold what {student} handed in, or not the seed: grade it once more.")
+    _, scale = _load(assignment, graded.profile)
+    bench = set_up(loaded, scale, _tier(False), str(corpus_file) if corpus_file else None, (out,))
+    submission = Submission(
+        student_id=student, path=str(kept), sha256=graded.submission_sha256, submitted_at=graded.submitted_at
+    )
+    if bench.key(submission) != graded.key:
+        say("The checks, the text or the grader changed since: verdicts may be others.", style="yellow")
+    (results,) = replay_checks(submission, bench, [graded.seed], set(checks or recorded))
+    raise typer.Exit(1 if replayed(results, recorded) else 0)
 
 
 @app.command()
@@ -300,56 +301,8 @@ def selftest(
     bench = set_up(loaded, small(scale), _tier(False))
     if seeds:
         correct = [variant for variant in variants if not variant.fails]
-        raise typer.Exit(1 if _false_alarms(correct, bench, seeds, jobs) else 0)
-    raise typer.Exit(1 if _wrong_verdicts(variants, bench, jobs) else 0)
-
-
-def _wrong_verdicts(variants: list[Variant], bench: Bench, jobs: int) -> int:
-    """Run the matrix, a line for each variant; how many came out wrong."""
-    trials: list[Trial] = []
-    with _bar("variants", len(variants)) as advance:
-
-        def report(trial: Trial) -> None:
-            trials.append(trial)
-            verdict = f"[red]{escape(trial.problem)}[/]" if trial.problem else "[green]as it should[/]"
-            by = ", ".join(sorted(trial.failed)) or "nothing fails"
-            say(f"{len(trials):>4}/{len(variants)}  {escape(trial.variant.name):<44} {by:<60} {verdict}")
-            for result in trial.grade.checks:
-                if result.check_id in trial.bystanders:
-                    say(f"           {result.check_id}: {escape(one_line(result.message))}")
-            advance()
-
-        run_matrix(variants, bench, jobs=jobs, report=report)
-    mutated = [trial for trial in trials if trial.variant.fails]
-    killed = sum(not trial.survived for trial in mutated)
-    bystanders = sum(bool(trial.bystanders) for trial in mutated)
-    alarms = sum(bool(trial.bystanders) for trial in trials if not trial.variant.fails)
-    say(f"{killed} of {len(mutated)} mutants killed by the checks meant for them, {bystanders} with bystanders")
-    say(f"{alarms} of {len(trials) - len(mutated)} correct solutions lose points")
-    return sum(bool(trial.problem) for trial in trials)
-
-
-def _false_alarms(correct: list[Variant], bench: Bench, seeds: int, jobs: int) -> int:
-    """Run correct solutions with many seeds; how many checks failed."""
-    runs: Counter[str] = Counter()
-    failures: list[str] = []
-    seconds: list[float] = []
-    with _bar("seeds", seeds * len(correct)) as advance:
-
-        def report(alarms: Alarms) -> None:
-            runs[alarms.name] += len(alarms.seeds)
-            failures.extend(alarms.failures)
-            seconds.extend(alarms.seconds)
-            for failure in alarms.failures:
-                say(f"[red]{escape(alarms.name)}, {escape(one_line(failure))}[/]")
-            if runs[alarms.name] == seeds:
-                say(f"{len(runs):>4}/{len(correct)}  {escape(alarms.name):<44} {seeds} seeds")
-            advance(len(alarms.seeds))
-
-        run_seeds(correct, bench, seeds, jobs=jobs, report=report)
-    say(f"{len(failures)} false alarms in {sum(runs.values())} runs of {len(correct)} correct solutions")
-    say(f"all checks of one submission took {statistics.median(seconds):.2f} s (median), {max(seconds):.2f} s at most")
-    return len(failures)
+        raise typer.Exit(1 if false_alarms(correct, bench, seeds, jobs) else 0)
+    raise typer.Exit(1 if wrong_verdicts(variants, bench, jobs) else 0)
 
 
 @app.command()
@@ -397,14 +350,6 @@ def _folder(out: Path) -> None:
         ) from None
 
 
-def _mark_command(out: Path, assignment: Path, arguments: str = "") -> str:
-    """What to type, as it was typed for this results folder."""
-    words = ["grader mark", arguments, "-o", shlex.quote(str(out))]
-    if assignment != Path("reference"):
-        words += ["--assignment", shlex.quote(str(assignment))]
-    return escape(" ".join(filter(None, words)))
-
-
 def _login_name() -> str:
     try:
         return getpass.getuser()
@@ -421,58 +366,6 @@ def _alone(out: Path) -> Iterator[None]:
         except BlockingIOError:
             raise UsageError(f"another batch is writing to {out}: wait for it, or choose another folder.") from None
         yield
-
-
-@contextmanager
-def _bar(what: str, total: int) -> Iterator[Callable[..., None]]:
-    """A bar with an ETA on a terminal, nothing elsewhere; yields the function that advances it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(
-        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda count=1: bar.advance(task, count)
-
-
-@contextmanager
-def _progress(total: int, marking: Marking) -> Iterator[Report]:
-    """A line for each grade, with an ETA: below a bar on a terminal, in each line elsewhere."""
-    done, started = 0, datetime.now()
-    with _bar("grading", total) as advance:
-
-        def report(grade: Grade, known: bool) -> None:
-            nonlocal done
-            done += 1
-            advance()
-            standing = marking.of(grade)
-            score = f"{points(standing.score)}/{points(standing.max_score)}"
-            score = "not graded" if standing.score is None else score
-            left = (datetime.now() - started).total_seconds() / done * (total - done)
-            eta = "" if console.is_terminal else f"  about {left:.0f} s left"
-            how = "already graded" if known else f"{grade.wall_time_s:.0f} s{eta}"
-            say(f"{done:>4}/{total}  {escape(grade.student_id):<28} {grade.status.value:<18} {score:>10}  {how}")
-
-        yield report
-
-
-def _summary(out: Path, assignment: Assignment, grades: list[Grade], to_mark: str) -> None:
-    """The leaderboard, the files to open, what is left to do, and the exit code."""
-    console.print(leaderboard_table(board_rows(out, grades, assignment)))
-    say("\nOpen these:")
-    for name, what in (
-        ("leaderboard.html", "the leaderboard with its intervals"),
-        ("grades.csv", "every grade"),
-        ("feedback/", "a page for each student"),
-        ("results/", "Gradescope's results.json for each student"),
-        (GRADEBOOK, "the gradebook"),
-    ):
-        say(f"  {out / name}{'/' if name.endswith('/') else ''}  {what}")
-    if to_mark:
-        say(to_mark)
-    unknown = ungraded(grades)
-    if unknown:
-        say(f"{len(unknown)} could not be graded by a fault of ours; run the same command again.", style="red")
-    raise typer.Exit(1 if unknown else 0)
 
 
 def _now() -> str:

@@ -200,6 +200,46 @@ def test_checks_that_wedge_one_after_the_other_are_all_judged(course: Path, tier
     assert [check.outcome.value for check in grade.checks] == ["KERNEL_DIED"] * 7 + ["PASSED"]
 
 
+RANDOM_CHECK = """
+import pytest
+
+@pytest.mark.check("f")
+def test_f(student, rng):
+    x = int(rng.integers(1, 1 << 30))
+    assert student.f(x) == 2 * x, f"f({x}) should be {2 * x}"
+"""
+
+
+def test_any_verdict_can_be_replayed(course: Path) -> None:
+    """The same inputs, hence the same words; a check that was changed since is said to be, and judged as it is now."""
+    (course / "assignment" / "checks" / "test_f.py").write_text(RANDOM_CHECK)
+    assert subprocess.run(command(course, "out"), cwd=ROOT, capture_output=True).returncode == 0
+    with Gradebook.open(course / "out" / "gradebook.sqlite") as book:
+        recorded = {grade.student_id: grade.checks[0].message for grade in book.latest()}
+    assert recorded["wrong"]
+    again = replay(course, "wrong", "f")
+    assert again.returncode == 0, again.stderr
+    assert "FAILED  f" in again.stdout
+    assert recorded["wrong"] in again.stdout
+    assert "changed since" not in again.stdout
+    (course / "assignment" / "checks" / "test_f.py").write_text(RANDOM_CHECK.replace("2 * x", "x"))
+    changed = replay(course, "wrong")
+    assert changed.returncode == 1
+    assert "changed since" in changed.stdout
+    assert "PASSED  f  (was FAILED)" in changed.stdout
+    for arguments, words in ((("nobody",), "no student 'nobody'"), (("wrong", "g"), "no verdict on 'g'")):
+        refused = replay(course, *arguments)
+        assert refused.returncode == 2
+        assert words in refused.stderr
+
+
+def replay(course: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    options = ["-o", str(course / "out"), "--assignment", str(course / "assignment")]
+    options += ["--corpus-file", str(course / "text.txt")]
+    program = [sys.executable, "-m", "grader.cli", "replay", *arguments, *options]
+    return subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
+
+
 def test_without_a_sandbox_only_by_name_and_every_report_says_so(course: Path) -> None:
     """Without bubblewrap grading stops with exit code 3; --allow-unsandboxed grades and says it in red."""
     environment = {"PATH": str(course), "HOME": str(course), "XDG_CACHE_HOME": str(course / "cache")}
