@@ -21,6 +21,7 @@ from typer._click.exceptions import ClickException  # typer carries its own clic
 
 from grader import __version__
 from grader.batch import Interrupted, grade_batch, ungraded
+from grader.checks import run_checks
 from grader.config import load_assignment
 from grader.errors import GraderError, SandboxUnavailable, UsageError
 from grader.gradebook import Gradebook
@@ -37,8 +38,7 @@ from grader.outputs import (
     write_student,
     write_text,
 )
-from grader.pipeline import grade_submission, set_up
-from grader.pipeline import replay as replay_checks
+from grader.pipeline import grade_submission, ran, set_up
 from grader.release import release as write_release
 from grader.render import one_line, points
 from grader.sandbox.launch import pick_tier
@@ -209,7 +209,8 @@ def replay(
     )
     if bench.key(submission) != graded.key:
         say("The checks, the text or the grader changed since: verdicts may be others.", style="yellow")
-    (results,) = replay_checks(submission, bench, [graded.seed], set(checks or recorded))
+    with ran(submission, bench) as notebook:
+        results = run_checks(loaded, set(checks or recorded), notebook, graded.seed, bench.split.test)
     raise typer.Exit(1 if replayed(results, recorded) else 0)
 
 

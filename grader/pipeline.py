@@ -11,7 +11,8 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -168,10 +169,9 @@ def _examine(notebook: bytes, submission: Submission, bench: Bench) -> _Work:
     return _fill(work, bench)
 
 
-def replay(
-    submission: Submission, bench: Bench, seeds: Sequence[int], wanted: Collection[str]
-) -> Iterator[list[CheckResult]]:
-    """Run checks again, once for each seed, on one run of the notebook.
+@contextmanager
+def ran(submission: Submission, bench: Bench) -> Iterator[Student]:
+    """The proxy of a notebook that has run; nothing is graded.
 
     Raises:
         SubmissionError: not a notebook, or its process ended, with the reason.
@@ -179,9 +179,7 @@ def replay(
     notebook = to_json(parse_submission(read_submission(submission)))
     with _session(notebook.encode(), bench) as session:
         session.execute()
-        student = Student(session, bench.assignment.stubs_source)
-        for seed in seeds:
-            yield run_checks(bench.assignment, wanted, student, seed, bench.split.test)
+        yield Student(session, bench.assignment.stubs_source)
 
 
 def _session(notebook: bytes, bench: Bench) -> Session:

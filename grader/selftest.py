@@ -6,21 +6,27 @@ import dataclasses
 import hashlib
 import multiprocessing
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from nbformat import NotebookNode
+
 from grader.batch import grade_each
+from grader.checks import run_checks
 from grader.errors import AssignmentError, SubmissionError, UsageError
 from grader.notebook import to_json
-from grader.pipeline import Bench, replay
-from grader.types import Assignment, Grade, Outcome, Profile, Submission
+from grader.pipeline import Bench, ran
+from grader.types import Assignment, CheckResult, Grade, Outcome, Profile, Submission
 from grader.variants import Variant, read_variants, read_yaml
 
-LITE = "lite.yaml"  # beside the mutants: makes every notebook small, since its training is not what is tested
+LITE = "lite.yaml"  # beside the mutants or above: makes every notebook small, since its training is not what is tested
 TRAIN_CHARS, TEST_CHARS = 30_000, 3_000
 SEEDS_A_RUN = 20  # of the checks, on one run of a notebook
+A_GROUP = 12  # mutants, on one run of a notebook
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +34,12 @@ class Trial:
     """What the checks made of one variant."""
 
     variant: Variant
-    grade: Grade
+    checks: Sequence[CheckResult]
+    fault: str = ""  # of ours, that kept it from being judged
 
     @property
     def failed(self) -> frozenset[str]:
-        return frozenset(check.check_id for check in self.grade.checks if check.outcome is not Outcome.PASSED)
+        return frozenset(check.check_id for check in self.checks if check.outcome is not Outcome.PASSED)
 
     @property
     def survived(self) -> frozenset[str]:
@@ -47,13 +54,13 @@ class Trial:
     @property
     def mistakes(self) -> frozenset[str]:
         """The names that failing checks gave to the mistake."""
-        return frozenset(check.mistake for check in self.grade.checks if check.mistake)
+        return frozenset(check.mistake for check in self.checks if check.mistake)
 
     @property
     def problem(self) -> str:
         """What is wrong with the checks; empty if nothing is."""
-        if self.grade.score is None:
-            return f"not graded: {self.grade.message}"
+        if self.fault:
+            return self.fault
         parts = [f"not noticed by {name}" for name in sorted(self.survived)]
         word = "bystander" if self.variant.fails else "false alarm:"
         parts += [f"{word} {name}" for name in sorted(self.bystanders)]
@@ -71,7 +78,8 @@ def read_matrix(folder: Path, solutions: Path, assignment: Assignment) -> list[V
         UsageError: a folder holds none.
     """
     master = Path(assignment.folder) / "homework.py"
-    lite = read_yaml(folder / LITE) if (folder / LITE).exists() else {}
+    lites = [place / LITE for place in (folder, folder.parent) if (place / LITE).exists()]
+    lite = read_yaml(lites[0]) if lites else {}
     checks = {check.id for check in assignment.checks}
     found: list[Variant] = []
     for place, is_mutant in ((folder, True), (solutions, False)):
@@ -99,16 +107,67 @@ def small(profile: Profile) -> Profile:
 
 
 def run_matrix(variants: Sequence[Variant], bench: Bench, *, jobs: int, report: Callable[[Trial], None]) -> None:
-    """Grade every variant, in its own sandbox; `report` is called with each trial as it comes."""
-    by_name = {variant.name: variant for variant in variants}
+    """Try every variant; `report` is called with each trial as it comes.
+
+    Mutants that only define something else share the run of a notebook, a few at a time, each defined and then taken
+    back. One with which something is wrong then is tried again in a sandbox of its own, as all others are.
+    """
+    alone: list[Variant] = [variant for variant in variants if not variant.definitions]
+
+    def sort(trial: Trial) -> None:
+        if trial.problem:
+            alone.append(trial.variant)
+        else:
+            report(trial)
+
     with tempfile.TemporaryDirectory(prefix="selftest-") as scratch:
-        submissions = list(as_submissions(variants, Path(scratch)))
+        groups = _groups([variant for variant in variants if variant.definitions])
+        bases = [_submission("base", group[0].base, Path(scratch)) for group in groups]
+        tasks = [(base, group, bench) for base, group in zip(bases, groups, strict=True)]
+        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+            for trials in pool.map(_try_group, *zip(*tasks, strict=True)) if tasks else ():
+                for trial in trials:
+                    sort(trial)
+        by_name = {variant.name: variant for variant in alone}
         grade_each(
-            submissions,
+            [_submission(variant.name, variant.notebook, Path(scratch)) for variant in alone],
             bench,
             jobs=jobs,
-            record=lambda grade: report(Trial(variant=by_name[grade.student_id], grade=grade)),
+            record=lambda grade: report(_trial(by_name[grade.student_id], grade)),
         )
+
+
+def _trial(variant: Variant, grade: Grade) -> Trial:
+    if grade.score is None:
+        return Trial(variant=variant, checks=(), fault=grade.message)
+    return Trial(variant=variant, checks=grade.checks)
+
+
+def _groups(variants: Sequence[Variant]) -> list[list[Variant]]:
+    """Variants of one base, a few together."""
+    by_base: dict[str, list[Variant]] = {}
+    for variant in variants:
+        by_base.setdefault(to_json(variant.base), []).append(variant)
+    return [group[i : i + A_GROUP] for group in by_base.values() for i in range(0, len(group), A_GROUP)]
+
+
+def _try_group(base: Submission, group: Sequence[Variant], bench: Bench) -> list[Trial]:
+    """One trial for each; those after one that ended the notebook's process were not tried."""
+    wanted = {check.id for check in bench.assignment.checks}
+    trials = [Trial(variant=variant, checks=(), fault="not tried") for variant in group]
+    with suppress(SubmissionError), ran(base, bench) as student:
+        for number, variant in enumerate(group):
+            student.run(variant.definitions)
+            checks = run_checks(bench.assignment, wanted, student, _seed(variant), bench.split.test)
+            if len(checks) < len(wanted):
+                break
+            trials[number] = Trial(variant=variant, checks=checks)
+            student.run(variant.originals)
+    return trials
+
+
+def _seed(variant: Variant) -> int:
+    return int(hashlib.sha256(variant.name.encode()).hexdigest()[:15], 16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +186,8 @@ def run_seeds(
     """Run the checks on correct solutions with the seeds 0 to `seeds` - 1; `report` is called as results come."""
     parts = [range(start, min(start + SEEDS_A_RUN, seeds)) for start in range(0, seeds, SEEDS_A_RUN)]
     with tempfile.TemporaryDirectory(prefix="selftest-") as scratch:
-        tasks = [(one, bench, part) for one in as_submissions(variants, Path(scratch)) for part in parts]
+        submissions = [_submission(variant.name, variant.notebook, Path(scratch)) for variant in variants]
+        tasks = [(submission, bench, part) for submission in submissions for part in parts]
         with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
             for alarms in pool.map(_alarms, *zip(*tasks, strict=True)):
                 report(alarms)
@@ -137,29 +197,28 @@ def _alarms(submission: Submission, bench: Bench, seeds: Sequence[int]) -> Alarm
     wanted = {check.id for check in bench.assignment.checks}
     failures, seconds = [], []
     try:
-        for seed, results in zip(seeds, replay(submission, bench, seeds, wanted), strict=True):
-            seconds.append(sum(result.wall_time_s for result in results))
-            undecided = wanted - {result.check_id for result in results}
-            failures += [f"seed {seed}: {check_id} NOT_RUN" for check_id in sorted(undecided)]
-            failures += [
-                f"seed {seed}: {result.check_id} {result.outcome.value}: {result.message}"
-                for result in results
-                if result.outcome is not Outcome.PASSED
-            ]
+        with ran(submission, bench) as student:
+            for seed in seeds:
+                started = time.monotonic()
+                results = run_checks(bench.assignment, wanted, student, seed, bench.split.test)
+                seconds.append(time.monotonic() - started)
+                failures += [f"seed {seed}: {failure}" for failure in _failures(results, wanted)]
     except SubmissionError as error:
         failures.append(f"seed {seeds[len(seconds)]}: {error}")
     return Alarms(name=submission.student_id, seeds=seeds, failures=failures, seconds=seconds)
 
 
-def as_submissions(variants: Collection[Variant], folder: Path) -> Iterator[Submission]:
-    """Write the notebooks of variants to a folder, as if handed in."""
-    for variant in variants:
-        path = folder / f"{variant.name}.ipynb"
-        data = to_json(variant.notebook).encode()
-        path.write_bytes(data)
-        yield Submission(
-            student_id=variant.name,
-            path=str(path),
-            sha256=hashlib.sha256(data).hexdigest(),
-            submitted_at="",
-        )
+def _failures(results: Sequence[CheckResult], wanted: set[str]) -> list[str]:
+    failed = [result for result in results if result.outcome is not Outcome.PASSED]
+    undecided = sorted(wanted - {result.check_id for result in results})
+    words = [f"{result.check_id} {result.outcome.value}: {result.message}" for result in failed]
+    return words + [f"{check_id} NOT_RUN" for check_id in undecided]
+
+
+def _submission(name: str, notebook: NotebookNode, folder: Path) -> Submission:
+    """Write a notebook to a folder, as if handed in."""
+    data = to_json(notebook).encode()
+    sha256 = hashlib.sha256(data).hexdigest()
+    path = folder / f"{sha256}.ipynb"
+    path.write_bytes(data)
+    return Submission(student_id=name, path=str(path), sha256=sha256, submitted_at="")

@@ -135,7 +135,7 @@ def wrong_verdicts(variants: list[Variant], bench: Bench, jobs: int) -> int:
             verdict = f"[red]{escape(trial.problem)}[/]" if trial.problem else "[green]as it should[/]"
             by = ", ".join(sorted(trial.failed)) or "nothing fails"
             say(f"{len(trials):>4}/{len(variants)}  {escape(trial.variant.name):<44} {by:<60} {verdict}")
-            for result in trial.grade.checks:
+            for result in trial.checks:
                 if result.check_id in trial.bystanders:
                     say(f"           {result.check_id}: {escape(one_line(result.message))}")
             advance()

@@ -2,10 +2,14 @@
 
 A variant is written as changes to cells, by their id: a text replaces the whole source, a mapping replaces pieces of
 it, each of which must occur exactly once. The id `*` stands for all code cells together.
+
+A mutant whose changed cells only define something keeps them as they were, and defines it again in its last cell: what
+the cells in between have trained and written is then sound, and only the checks of the changed function have to notice.
 """
 
 from __future__ import annotations
 
+import ast
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +34,9 @@ class Variant:
     fails: frozenset[str]
     mistake: str  # the name that a check must give to it; empty if none is asked for
     notebook: NotebookNode
+    base: NotebookNode  # the notebook without the change
+    definitions: str = ""  # all that is changed, if that only defines something,
+    originals: str = ""  # and what the base has in its place
 
 
 def read_variants(path: Path, master: Path, lite: Change | None = None) -> list[Variant]:
@@ -61,15 +68,23 @@ def _variant(path: Path, entry: Any, master: Path, lite: Change) -> Variant:
     if not isinstance(entry, dict) or not {"name", "about"} <= set(entry) <= known:
         raise AssignmentError(f"{where} should have name, about and some of change, fails, mistake, notebook.")
     notebook = read_percent(path.parent / entry["notebook"] if "notebook" in entry else master)
-    notebook = changed(notebook, entry.get("change", {}), where)
     present = {cell.id for cell in notebook.cells}
     notebook = changed(notebook, {cell: change for cell, change in lite.items() if cell in present}, where)
+    base, notebook = notebook, changed(notebook, entry.get("change", {}), where)
+    again = _definitions(base, notebook) if entry.get("fails") else None
+    if again:
+        notebook = deepcopy(base)
+        notebook.cells.append(deepcopy(next(cell for cell in base.cells if cell.cell_type == "code")))
+        notebook.cells[-1].update(id="again", source=again[0])
     return Variant(
         name=f"{path.stem}.{entry['name']}",
         about=entry["about"],
         fails=frozenset(entry.get("fails", [])),
         mistake=entry.get("mistake", ""),
         notebook=notebook,
+        base=base,
+        definitions=again[0] if again else "",
+        originals=again[1] if again else "",
     )
 
 
@@ -95,3 +110,23 @@ def changed(notebook: NotebookNode, change: Change, where: str) -> NotebookNode:
                 raise AssignmentError(f"{where}: {find!r} occurs {count} times in {cell_id!r}; expected once.")
             holders[0].source = holders[0].source.replace(find, replacement)
     return result
+
+
+def _definitions(base: NotebookNode, mutant: NotebookNode) -> tuple[str, str] | None:
+    """The changed cells and what they were before, if they only define; None otherwise."""
+    pairs = [(after.source, before.source) for before, after in zip(base.cells, mutant.cells, strict=True)]
+    pairs = [(after, before) for after, before in pairs if after != before]
+    if not pairs or not all(_only_defines(source) for pair in pairs for source in pair):
+        return None
+    definitions, originals = ("\n\n".join(sources) for sources in zip(*pairs, strict=True))
+    return definitions, originals
+
+
+def _only_defines(source: str) -> bool:
+    """Whether a cell holds nothing but definitions of functions and classes, and imports."""
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:
+        return False
+    kinds = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
+    return all(isinstance(statement, kinds) for statement in body)

@@ -1030,6 +1030,19 @@ for example_name in ("scratch", *models, *ngram_models):
     assert {"num_weights", "num_operations"} <= set(report[example_name])
     assert 1 <= report[example_name]["test_perplexity"] < vocab_size, "better than guessing"
 
+# %% [markdown] id="report-answer"
+# **Your answer** (a person reads it): the best model, its distance from its training perplexity, what each model pays
+# for what it gains, what the bag loses.
+#
+# ### BEGIN SOLUTION
+# The table says which model is best on the test text; with enough training it is a gated one. Its distance from its own
+# training perplexity is small, which says that it underfits: it has not learnt the training text by heart, and longer
+# training would still help. A gap that grows while the training perplexity falls would say the opposite. A GRU has
+# three times, an LSTM four times the recurrent weights and operations of the plain RNN with as many units, and a second
+# layer adds more still: read off the table whether what they gain is worth that. The bag loses the order of the
+# context, and with it most of what the context says: it knows which letters were there, and not which came last.
+# ### END SOLUTION
+
 # %% [markdown] id="sample-text"
 # ## 6. But Brutus is an honorable man
 #
@@ -1049,3 +1062,13 @@ print(f"{best}: {sample_text}")
 # %% id="sample-check"
 assert sample_text.startswith("but brutus is an honorable man")
 assert len(sample_text) == len("but brutus is an honorable man") + 200
+
+# %% [markdown] id="sample-answer"
+# **Your answer** (a person reads it): why it goes in circles, and what you would do instead.
+#
+# ### BEGIN SOLUTION
+# The same state always leads to the same choice, so as soon as the network comes near to a state in which it has been,
+# it writes again what it wrote there; and the likeliest characters are those of the commonest words, which lead back to
+# themselves. Drawing the next character at random from the softmax, with a temperature or among the few likeliest only,
+# leaves the circle; searching for a likely continuation as a whole (beam search) alone does not.
+# ### END SOLUTION

@@ -6,14 +6,31 @@ from contextlib import contextmanager
 
 import numpy as np
 
-# float32 against float64, for weights of a sane size: correct implementations differ by at most 2e-6 in outputs
-# and in gradients relative to the largest one, and by less than 1e-5 after the few updates that the checks make.
-# Mistakes differ by far more.
+# Tolerances of all checks. float32 against float64, for weights of a sane size: correct implementations differ by at
+# most 2e-6 in outputs and in gradients relative to the largest one, and by less than 1e-5 after the few updates that
+# the checks make. Mistakes differ by far more.
 FORWARD = {"rtol": 1e-4, "atol": 1e-5}
 GRADIENT = {"rtol": 1e-3, "atol": 1e-5}
-TRAINED = {"rtol": 1e-3, "atol": 2e-4}  # parameters after training
+TRAINED = {"rtol": 2e-4, "atol": 4e-5}  # parameters after training; a weight decay of 1e-4 shows
 PERPLEXITY = {"rtol": 2e-4, "atol": 0}
 CLIPPED = {"rtol": 2e-5, "atol": 1e-7}  # `clip_global_norm` adds 1e-8 to the norm
+# A GPU adds up in another order, from call to call even, and may multiply with 10 bits of mantissa (TF32: 2^-11).
+LOOSER = {"cpu": 1, "gpu": 20}
+_slack = LOOSER["cpu"]
+
+
+def use_device(device):
+    """From now on, compare with the tolerances of "cpu" or "gpu"."""
+    global _slack
+    _slack = LOOSER[device]
+
+
+class Mistake(AssertionError):
+    """A mistake that was recognised: assignment.yaml has, under this name, the sentence that its student reads."""
+
+    def __init__(self, mistake, observed=""):
+        super().__init__(observed)
+        self.mistake = mistake
 
 
 def kind(value):
@@ -25,38 +42,48 @@ def kind(value):
     return "None" if value is None else f"a {getattr(value, 'type_name', type(value).__name__)}"
 
 
+def wrong_kind(value, what, expected):
+    """The mistake of a value that is something else."""
+    mistake = "returns_none" if value is None else "wrong_type"
+    return Mistake(mistake, f"{what} should be {expected}, but is {kind(value)}.")
+
+
 def as_array(value, what, shape=None):
     """A float64 array; of this shape, if one is given."""
     try:
         array = np.array(value, dtype=float)
     except (TypeError, ValueError, OverflowError):
         array = None
-    assert array is not None, f"{what} should be an array, but is {kind(value)}."
-    if shape is not None:
-        assert array.shape == tuple(shape), f"{what} should have shape {list(shape)}, but has {list(array.shape)}."
-    assert not np.isnan(array).any(), f"{what} contains nan."
+    if array is None:
+        raise wrong_kind(value, what, "an array")
+    if shape is not None and array.shape != tuple(shape):
+        raise Mistake("wrong_shape", f"{what} should have shape {list(shape)}, but has {list(array.shape)}.")
+    if np.isnan(array).any():
+        raise Mistake("not_finite", f"{what} contains nan.")
     return array
 
 
 def as_arrays(value, what, count, shape=None):
     """`count` arrays from a list or tuple (or from one array, along its first axis)."""
     is_sequence = isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim > 0)
-    assert is_sequence, f"{what} should be a list of {count} arrays, but is {kind(value)}."
-    assert len(value) == count, f"{what} should hold {count} arrays, but holds {len(value)}."
+    if not is_sequence:
+        raise wrong_kind(value, what, f"a list of {count} arrays")
+    if len(value) != count:
+        raise Mistake("wrong_count", f"{what} should hold {count} arrays, but holds {len(value)}.")
     return [as_array(item, f"{what}[{i}]", shape) for i, item in enumerate(value)]
 
 
 def as_state(value, what, shape):
     """The one array of an RNN's state: a tuple or list with one array of this shape."""
-    is_sequence = isinstance(value, (list, tuple))
-    assert is_sequence, f"{what} should be a tuple with one array, but is {kind(value)}."
+    if not isinstance(value, (list, tuple)):
+        raise wrong_kind(value, what, "a tuple with one array")
     return as_arrays(value, what, 1, shape)[0]
 
 
 def as_pair(value, what, names):
     """The two parts of a tuple or list."""
-    is_pair = isinstance(value, (list, tuple)) and len(value) == 2
-    assert is_pair, f"{what} should return {names}, but returned {kind(value)}."
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise wrong_kind(value, f"what {what} returns", names)
     return value
 
 
@@ -65,9 +92,11 @@ def as_number(value, what):
     if isinstance(value, (np.ndarray, np.generic)) and value.size == 1:
         value = value.item()
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    assert is_number, f"{what} should be a number, but is {kind(value)}."
+    if not is_number:
+        raise wrong_kind(value, what, "a number")
     assert isinstance(value, float) or abs(value) < 1 << 62, f"{what} is out of range."
-    assert not math.isnan(value), f"{what} is nan."
+    if math.isnan(value):
+        raise Mistake("not_finite", f"{what} is nan.")
     return float(value)
 
 
@@ -81,7 +110,8 @@ def as_count(value, what):
 def as_indices(value, what, below, ndim=2):
     """An int array of symbols 0 to below - 1, with so many axes."""
     array = as_array(value, what)
-    assert array.ndim == ndim, f"{what} should have {ndim} axes, but has shape {list(array.shape)}."
+    if array.ndim != ndim:
+        raise Mistake("wrong_shape", f"{what} should have {ndim} axes, but has shape {list(array.shape)}.")
     assert array.size, f"{what} is empty."
     whole = (array == np.round(array)) & (array >= 0) & (array < below)
     assert whole.all(), f"{what} should hold indices from 0 to {below - 1}."
@@ -91,20 +121,24 @@ def as_indices(value, what, below, ndim=2):
 def as_numbers(value, what, count):
     """A list of floats."""
     is_sequence = isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim > 0)
-    assert is_sequence, f"{what} should be a list of {count} numbers, but is {kind(value)}."
-    assert len(value) == count, f"{what} should hold {count} numbers, but holds {len(value)}."
+    if not is_sequence:
+        raise wrong_kind(value, what, f"a list of {count} numbers")
+    if len(value) != count:
+        raise Mistake("wrong_count", f"{what} should hold {count} numbers, but holds {len(value)}.")
     return [as_number(item, f"{what}[{i}]") for i, item in enumerate(value)]
 
 
 def as_text(value, what):
     """A str."""
-    assert isinstance(value, str), f"{what} should be a str, but is {kind(value)}."
+    if not isinstance(value, str):
+        raise wrong_kind(value, what, "a str")
     return value
 
 
 def as_dict(value, what, keys):
     """A dict with at least these keys."""
-    assert isinstance(value, dict), f"{what} should be a dict, but is {kind(value)}."
+    if not isinstance(value, dict):
+        raise wrong_kind(value, what, "a dict")
     missing = [key for key in keys if key not in value]
     assert not missing, f"{what} has no entry {missing[0]!r}."
     return value
@@ -112,7 +146,7 @@ def as_dict(value, what, keys):
 
 def is_close(actual, expected, rtol, atol):
     """Whether all entries agree."""
-    return bool(np.allclose(actual, expected, rtol=rtol, atol=atol))
+    return bool(np.allclose(actual, expected, rtol=rtol * _slack, atol=atol * _slack))
 
 
 def assert_close(actual, expected, what, tolerance, why=""):
@@ -170,13 +204,13 @@ def onehot_for(vocab_size):
 
 
 def zeros_for(batch_size, num_hiddens):
-    """An `init_rnn_state(batch_size, num_hiddens, ctx)` for the notebook to call, which works."""
+    """An `init_rnn_state(batch_size, num_hiddens, ctx)` for the notebook to call, which works; its state is a list."""
     sizes = (batch_size, num_hiddens)
 
     def init_rnn_state(batch_size, num_hiddens, ctx):
         got = (batch_size, num_hiddens)
         assert got == sizes, f"init_rnn_state should be called with {sizes}, but got {got!r}."
-        return (np.zeros(sizes, "float32"),)
+        return [np.zeros(sizes, "float32")]  # of which a loop may also replace the entries
 
     return callback("init_rnn_state", init_rnn_state)
 

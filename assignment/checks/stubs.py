@@ -11,6 +11,8 @@ from mxnet import autograd, gluon, nd
 
 ALPHABET = " abcdefghijklmnopqrstuvwxyz"
 BATCH_LIMIT = 500  # minibatches that an iterator may yield before we stop asking
+LASTING = ("vocab_size", "num_hiddens", "ctx", "idx_to_char", "char_to_idx", "train_indices", "test_indices")
+LASTING += ("scratch_params", "models", "report")  # of the notebook, which measuring leaves as it is
 # What student code may raise when it is called in a form that it was not written for; NotImplementedError,
 # the mark of an unfinished part, is a RuntimeError and goes through.
 WRONG_FORM = (mx.base.MXNetError, TypeError, ValueError, AttributeError, AssertionError, LookupError)
@@ -80,6 +82,11 @@ def call_in_any_form(function, indices, *args):
     return _first_that_works(*(lambda form=form: _computed(function(form, *args)) for form in forms))
 
 
+def call_and_look(function, indices, *args):
+    """[the result of such a call, the indices as they are after it]."""
+    return call_in_any_form(lambda form, *rest: [function(form, *rest), form], indices, *args)
+
+
 def _first_that_works(*attempts):
     """The result of the first attempt that does not raise; if all do, what the first one raised."""
     errors = []
@@ -119,8 +126,13 @@ def judge_alone(target, helpers, *args):
 
 
 def _helper(name, helper):
+    """The helper with the signature of the contract."""
     if name.startswith("data_iter"):
-        return lambda *args, **kwargs: iter(helper(*args, **kwargs))
+        return lambda corpus_indices, batch_size, num_steps, ctx=None: iter(
+            helper(corpus_indices, batch_size, num_steps, ctx)
+        )
+    if name == "to_onehot":
+        return lambda X, size: helper(X, size)
     if name != "grad_clipping":
         return helper
 
@@ -132,12 +144,33 @@ def _helper(name, helper):
     return clip
 
 
+def judge_loop(target, helpers, forget, *args):
+    """The same; with the notebook's own helpers if the function asks more of them than the contract says.
+
+    Their numbers may be integers, their minibatches a list, and they may take or return more. `forget` is called
+    before each attempt.
+    """
+
+    def attempt(replaced):
+        forget()
+        _record.clear()
+        return judge_alone(target, replaced, *args)
+
+    try:
+        return attempt(helpers)
+    except (*WRONG_FORM, ArithmeticError) as error:
+        try:
+            return attempt({})
+        except Exception:  # noqa: BLE001  whatever it is, the first error says more
+            raise error from None
+
+
 def judge_printing(target, helpers, toy, rest):
     """The same with a toy, else with the notebook's own network: a function that prints may lean on its globals."""
     names = ("rnn", "get_params", "init_rnn_state", "num_hiddens", "vocab_size")
     return _first_that_works(
-        lambda: judge_alone(target, helpers, *toy, *rest),
-        lambda: judge_alone(target, helpers, *map(notebook.get, names), device(), *rest),
+        lambda: judge_loop(target, helpers, lambda: None, *toy, *rest),
+        lambda: judge_loop(target, helpers, lambda: None, *map(notebook.get, names), device(), *rest),
     )
 
 
@@ -148,17 +181,70 @@ def judge_with_model(target, helpers, begin, step, before, after):
 
 def judge_evaluate(target, helpers, forget, model, indices, *args):
     """The same for a model, or its two callbacks, and a text in any form; `forget` is called before each attempt."""
-    model = CallbackModel(*model) if isinstance(model, (list, tuple)) else model
+    model = PlainModel(*model) if isinstance(model, (list, tuple)) else model
+
+    return call_in_any_form(lambda form, *rest: judge_loop(target, helpers, forget, model, form, *rest), indices, *args)
+
+
+def judge_measuring(target, helpers, model, indices, *args):
+    """[the result, what has changed meanwhile: "indices", "model", names of the notebook] of such a call."""
+    for param in model.collect_params().values():
+        param.grad()[:] = 1
 
     def attempt(form, *rest):
-        forget()
-        return judge_alone(target, helpers, model, form, *rest)
+        before = look(form)
+        result = judge_loop(target, helpers, lambda: None, model, form, *rest)
+        after = look(form)
+        return [result, [name for name, value in before.items() if value != after[name]]]
+
+    def look(form):
+        return {name: _contents(notebook.get(name)) for name in LASTING} | _contents({"indices": form, "model": model})
 
     return call_in_any_form(attempt, indices, *args)
 
 
+def _contents(value):
+    """Something that compares equal as long as nothing in the value has changed."""
+    if isinstance(value, nd.NDArray):
+        return _contents(value.asnumpy())
+    if isinstance(value, np.ndarray):
+        return value.shape, value.dtype.str, value.tobytes()
+    if isinstance(value, dict):
+        return {key: _contents(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        is_text = len(value) > 100 and isinstance(value[0], (int, float, str))  # millions of characters, perhaps
+        return list(value) if is_text else [_contents(part) for part in value]
+    if isinstance(value, gluon.Block):
+        return [[name, *_state_of(param)] for name, param in value.collect_params().items()]
+    return value if isinstance(value, (int, float, str, mx.Context)) else id(value)
+
+
+def _state_of(param):
+    """The value and the gradient of a parameter, as far as it has them."""
+    parts = [param.grad_req]
+    for part in (param.data, param.grad):
+        try:
+            parts.append(_contents(part()))
+        except (RuntimeError, mx.base.MXNetError):
+            parts.append(None)
+    return parts
+
+
+class PlainModel:
+    """A model that is no block; its answers come from two callbacks of the check, which are called as below."""
+
+    def __init__(self, begin, step):
+        self._begin, self._step = begin, step
+
+    def begin_state(self, batch_size=1, *_, **__):
+        return self._begin(int(batch_size))
+
+    def __call__(self, inputs, state):
+        return self._step(inputs, state, autograd.is_recording(), autograd.is_training())
+
+
 class CallbackModel(gluon.Block):
-    """A model whose answers come from two callbacks of the check, which are called as below."""
+    """The same as a block."""
 
     def __init__(self, begin, step):
         super().__init__()
@@ -206,13 +292,13 @@ def _toy_steps(inputs, hidden, params):
 
 
 def toy_rnn(inputs, state, params):
-    """Takes the place of `rnn`: one-hot inputs, T arrays [B, V], and a state -> (T outputs, new state)."""
+    """Takes the place of `rnn`: one-hot inputs, T arrays [B, V], and a state -> (T outputs, new state, a list)."""
     inputs = list(inputs)
     with autograd.pause():
         symbols = nd.stack(*[nd.argmax(x, axis=-1) for x in inputs])
     _record.append([symbols.asnumpy(), autograd.is_recording()])
     outputs, hidden = _toy_steps(inputs, state[0], params)
-    return outputs, (hidden,)
+    return outputs, [hidden]
 
 
 class ToyModel(gluon.Block):
@@ -232,6 +318,9 @@ class ToyModel(gluon.Block):
     def forward(self, inputs, state):
         params = [param.data(inputs.context) for param in self.collect_params().values()]
         _record.append([inputs.T.asnumpy(), autograd.is_recording()])
+        shapes = [array.shape for array in state]
+        if shapes != [(inputs.shape[0], self.num_hiddens)]:  # Gluon's own layers refuse it, too
+            raise ValueError(f"A state of {len(inputs)} rows was expected, got arrays {shapes}.")
         onehot = [nd.one_hot(column, self.vocab_size) for column in inputs.T]
         outputs, hidden = _toy_steps(onehot, state[0], params)
         return nd.concat(*outputs, dim=0), [hidden]  # no view: MXNet cannot differentiate one of a used-up graph
@@ -248,8 +337,9 @@ def make_toy_model(fixed, value=None):
 
 
 def read_params(model):
-    """The parameters in order: pairs of name and values."""
-    return [[name, param.data().copy()] for name, param in model.collect_params().items()]
+    """The parameters in order: pairs of name and values. Those that no input has shaped are left out."""
+    params = model.collect_params().items()
+    return [[name, param.data().copy()] for name, param in params if param.shape and min(param.shape)]
 
 
 # -- Gluon models ---------------------------------------------------------------------------------------------
@@ -297,7 +387,10 @@ def layouts_that_run(kind, num_hiddens, num_layers, vocab_size):
 def run_model(model, inputs, before=None):
     """[output, list of state arrays] of one call, going on from the state of an earlier result if one is given."""
     state = begin_state(model, inputs.shape[0]) if before is None else before[1]
-    output, state = _computed(model(inputs, state))
+    result = _computed(model(inputs, state))
+    if not isinstance(result, (list, tuple)) or len(result) != 2:
+        return result
+    output, state = result
     return [output, state if isinstance(state, list) else flat(state)]
 
 
@@ -316,19 +409,40 @@ def flat(state):
     return [array for part in state for array in flat(part)] if isinstance(state, (list, tuple)) else [state]
 
 
+def gradients_of_model(model, inputs, weights):
+    """The gradients of Σ weights · ln softmax(output) for a model's parameters: pairs of name and values."""
+    state = begin_state(model, inputs.shape[0])
+    with autograd.record(train_mode=False):  # without dropout
+        log_p = nd.log_softmax(model(inputs, state)[0])
+        total = (weights.astype(log_p.dtype) * log_p).sum()
+    total.backward(train_mode=False)
+    params = model.collect_params().items()
+    return [[name, param.grad()] for name, param in params if param.grad_req != "null" and param.shape]
+
+
+def first_state_shapes(batch_size, *form):
+    """The shapes of the first state of the notebook's RNNModel; none if it cannot be had."""
+    try:
+        model = make_rnn_model(*form)
+        return [list(array.shape) for array in flat(begin_state(model, batch_size))]
+    except WRONG_FORM:
+        return []
+
+
 def describe_model(model):
-    """The names and shapes of a model's parameters; nothing if it is no block."""
+    """A model's parameters, each as its name, its shape, and whether it is learnt; nothing if it is no block."""
     params = model.collect_params() if hasattr(model, "collect_params") else {}
-    return [[key, [int(n) for n in param.shape or ()]] for key, param in params.items()]
+    return [[key, [int(n) for n in param.shape or ()], param.grad_req != "null"] for key, param in params.items()]
 
 
 def make_mlp(inputs, *args):
     """The notebook's NGramMLP, with random weights that let a difference be seen, always the same."""
     mlp, draw = notebook["NGramMLP"](*args), np.random.RandomState(157)
     mlp.initialize(ctx=device(), force_reinit=True)
-    mlp(inputs).wait_to_read()
+    _computed(mlp(inputs))
     for _, param in sorted(mlp.collect_params().items()):
-        param.set_data(nd.array(draw.uniform(-0.5, 0.5, param.shape)))
+        if param.grad_req != "null":
+            param.set_data(nd.array(draw.uniform(-0.5, 0.5, param.shape)))
     return mlp
 
 
@@ -348,7 +462,7 @@ def learn(block, inputs, labels, num_updates, learning_rate):
         with autograd.record():
             mean = nats(block(inputs), labels).mean()
         mean.backward()
-        trainer.step(1)
+        trainer.step(1, ignore_stale_grad=True)
     return [before, nats(block(inputs), labels).mean()]
 
 
@@ -413,3 +527,17 @@ def step(opened, symbols):
     output = output[-1] if isinstance(output, (list, tuple)) else output
     opened.state = state
     return nd.take(output.reshape((opened.lanes, -1)), opened.columns, axis=1)
+
+
+def own_perplexity(name, symbols):
+    """What the notebook's evaluate_perplexity says of one of its models on a text of ALPHABET; None if it fails."""
+    opened = open_model(name, 1)
+    text = opened.indices[symbols.asnumpy().astype(int)].tolist()
+
+    def evaluate(indices):
+        return float(notebook["evaluate_perplexity"](opened.model, indices, 20, 50, device()))
+
+    try:
+        return call_in_any_form(evaluate, text)
+    except Exception:  # noqa: BLE001  whatever is wrong with it is judged elsewhere
+        return None

@@ -1,4 +1,4 @@
-"""The Gluon model, its prediction, and the four trained models."""
+"""The Gluon model and its prediction."""
 
 import numpy as np
 import pytest

@@ -5,16 +5,17 @@ import pytest
 from expect import (
     CLIPPED,
     FORWARD,
+    Mistake,
     as_array,
     as_arrays,
     as_count,
+    as_indices,
     as_pair,
     as_state,
     as_text,
     assert_close,
     callback,
     decoding,
-    onehot_for,
     zeros_for,
 )
 
@@ -26,7 +27,8 @@ from expect import (
 def test_to_onehot_example(student):
     """The columns of X become one-hot arrays, one for each time step."""
     X = np.array([[0, 2], [1, 1]], "float32")
-    first, second = as_arrays(student.to_onehot(X, 3), "to_onehot(X, 3)", 2, (2, 3))
+    outputs = student.stubs.call_in_any_form(student.ref("to_onehot"), X, 3)
+    first, second = as_arrays(outputs, "to_onehot(X, 3)", 2, (2, 3))
     assert_close(first, [[1, 0, 0], [0, 1, 0]], "to_onehot([[0, 2], [1, 1]], 3)[0]", FORWARD)
     assert_close(second, [[0, 0, 1], [0, 1, 0]], "to_onehot([[0, 2], [1, 1]], 3)[1]", FORWARD)
 
@@ -73,11 +75,18 @@ def rnn_result(result, T, B, V, H):
     return np.stack(outputs), as_state(state, "the state that rnn returns", (B, H))
 
 
+def in_the_notebooks_form(student, params):
+    """Parameters whose biases are rows [1, H] if those of the notebook are."""
+    own = student.get("scratch_params") if student.has("scratch_params") else None
+    has_rows = isinstance(own, (list, tuple)) and len(own) == 5 and np.shape(own[2])[:-1] == (1,)
+    return [param[None] if param.ndim == 1 and has_rows else param for param in params]
+
+
 @pytest.mark.check("rnn.example")
 def test_rnn_example(student):
     """One symbol, one hidden unit, one step: h = tanh(1 + 0.5 · 2 - 1) and o = 3 h + 0.5."""
     values = ([[1.0]], [[0.5]], [-1.0], [[3.0]], [0.5])
-    params = [np.array(value, "float32") for value in values]
+    params = in_the_notebooks_form(student, [np.array(value, "float32") for value in values])
     state = (np.array([[2.0]], "float32"),)
     inputs = [np.array([[1.0]], "float32")]
     outputs, new_state = rnn_result(student.rnn(inputs, state, params), 1, 1, 1, 1)
@@ -99,10 +108,16 @@ def test_predict_rnn_example(student):
 
     letters = list("abcd")
     index = {letter: i for i, letter in enumerate(letters)}
+
+    def to_onehot(X, size):
+        assert size == 4, f"to_onehot should be called with size 4, but got {size!r}."
+        symbols = as_indices(np.atleast_2d(X), "X, as handed to to_onehot,", 4)  # [1, T], or in the lecture [T]
+        return list(np.eye(4, dtype="float32")[symbols.T])
+
     rnn = callback("rnn", after_it)
-    helpers = {"to_onehot": onehot_for(4)}
+    helpers = {"to_onehot": callback("to_onehot", to_onehot)}
     arguments = ("ab", 3, rnn, [], zeros_for(1, 2), 2, 4, student.ctx, letters, index)
-    text = student.stubs.judge_alone(student.ref("predict_rnn"), helpers, *arguments)
+    text = student.stubs.judge_loop(student.ref("predict_rnn"), helpers, lambda: None, *arguments)
     assert as_text(text, "predict_rnn(...)") == "abcda", f"predict_rnn('ab', 3, ...) gave {text!r}, expected 'abcda'."
 
 
@@ -114,10 +129,11 @@ def clipped(student, grads, theta):
     values = [np.ones_like(grad) for grad in grads]
     params = student.keep(student.stubs.ref("make_params"), values, grads)
     student.keep("grad_clipping", params, theta, student.ctx)
-    after = as_arrays(student.stubs.grads_of(params), "the gradients", len(grads))
     what = "a parameter, after grad_clipping,"
     for value in as_arrays(student.stubs.itself(params), what, len(grads)):
-        assert_close(value, np.ones_like(value), what, FORWARD, "Only its grad should change.")
+        if not (value == 1).all():
+            raise Mistake("input_changed", f"{what} has other values.")
+    after = as_arrays(student.stubs.grads_of(params), "the gradients", len(grads))
     return [as_array(new, "param.grad", grad.shape) for new, grad in zip(after, grads, strict=True)]
 
 

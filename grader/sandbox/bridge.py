@@ -327,6 +327,10 @@ class Student:
         """Whether the notebook defines a global."""
         return bool(self._session.request({"op": "has", "name": name}))
 
+    def run(self, source: str) -> None:
+        """Run the source of one more cell. Raises StudentError."""
+        self._session.request({"op": "run", "source": source})
+
     def ref(self, name: str) -> Ref:
         """A global, to be passed as an argument."""
         return Ref("g", name)

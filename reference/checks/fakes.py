@@ -2,19 +2,18 @@
 
 import numpy as np
 from expect import (
+    Mistake,
+    as_array,
     as_arrays,
     as_count,
-    as_dict,
     as_indices,
     as_state,
     as_text,
     callback,
-    decoding,
     first_zeros,
     kind,
-    zeros_for,
 )
-from oracle import TableMachine, consecutive_minibatches
+from oracle import TableMachine, bigram_probabilities, consecutive_minibatches
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"  # no capitals, no space: a notebook may normalise its prefix
 
@@ -61,34 +60,97 @@ class Reader:
         assert known.all(), "The model was handed a state that neither begins a text nor was returned by the model."
         return [int(number) for number in numbers]
 
+    def telling_prefix(self, rng, length, num_chars):
+        """Symbols to begin with that tell mistakes in reading them apart; the text then ends with another symbol."""
+        for _ in range(200):
+            prefix = [int(i) for i in rng.integers(0, self.machine.vocab_size, length)]
+            parts = (prefix[:1], prefix[:-1], prefix[-1:]) if length > 1 else ()
+            wrong = {self.machine.greedy(part, 1)[-1] for part in parts}
+            written = self.machine.greedy(prefix, max(num_chars, 1))[length:]
+            is_telling = written[0] not in wrong and prefix[-1] not in {0, *prefix[:-1][:1], written[0], *wrong}
+            if is_telling and (num_chars == 0 or written[-1] not in prefix):
+                break
+        return prefix
+
     def assert_text(self, text, name, letters, prefix, num_chars):
         """The text is the greedy continuation of the prefix; otherwise say what went wrong on the way."""
         expected = "".join(letters[i] for i in self.machine.greedy(prefix, num_chars))
         text, words = as_text(text, f"What {name} returns"), expected[: len(prefix)]
-        call = f"{name}({words!r}, {num_chars}, ...)"
         if text == expected:
             return
-        assert len(text) == len(expected), f"{call} gave {len(text)} characters, expected {len(expected)}."
-        assert text.startswith(words), f"{call} gave {text!r}, which does not begin with the prefix."
         fed = [int(i) for array in self.fed for i in array[:, 0]]
         seen = "".join(letters[i] for i in fed)
-        assert fed[: len(prefix)] == prefix, (
-            f"{call} fed {seen[: len(prefix)]!r} to warm up, where all of {words!r} should come first."
-        )
-        assert all(self.went_on[1:]), f"{call} does not hand each call the state that the call before returned."
-        raise AssertionError(
-            f"{call} gave {text!r}, expected {expected!r}: take the symbol with the largest score in the last output."
-        )
+        observed = f"{name}({words!r}, {num_chars}, ...) fed {seen!r} and gave {text!r}, expected {expected!r}."
+        index = {letters[i]: i for i in range(self.machine.vocab_size)}
+        if num_chars and not fed:
+            raise Mistake("never_asked", observed)
+        if not set(text) <= set(index):
+            raise Mistake("own_alphabet", observed)
+        if text == expected[len(prefix) :] or (len(text) == len(expected) and not text.startswith(words)):
+            raise Mistake("prefix_missing", observed)
+        if len(text) != len(expected):
+            raise Mistake("wrong_length", observed)
+        chosen = [index[char] for char in text[len(prefix) :]]
+        mistake = self._mistake_of_feeding(fed, prefix, chosen) or self._mistake_of_choosing(fed, prefix, chosen)
+        raise Mistake(mistake, observed)
+
+    def _mistake_of_feeding(self, fed, prefix, chosen):
+        """What is wrong with what was fed, in which order and beside which state; empty if nothing is."""
+        warm_up, after = fed[: len(prefix)], fed[len(prefix) :]
+        if warm_up != prefix:
+            is_cut = len(prefix) > 1 and warm_up[:-1] == prefix[:-1]
+            return "last_skipped" if is_cut else "no_warm_up"
+        if not all(self.went_on[1:]):
+            return "state_lost"
+        if after[: len(chosen) - 1] == chosen[:-1]:
+            return ""
+        is_again = after[:1] == prefix[-1:] and after[1 : len(chosen)] == chosen[:-1]
+        return "fed_twice" if is_again or after[: len(prefix)] == prefix else "not_fed_back"
+
+    def _mistake_of_choosing(self, fed, prefix, chosen):
+        """What is wrong with the choices, where all that was fed is right."""
+        state, scores = 0, []
+        for symbol in fed:
+            score, state = self.machine.advance(state, symbol)
+            scores.append(score)
+        if chosen == [int(np.argmin(score)) for score in scores[len(prefix) - 1 :][: len(chosen)]]:
+            return "least_likely"
+        if not any(chosen):
+            return "always_first"
+        is_at_once = len(self.fed[0]) > 1
+        return "first_output" if is_at_once and chosen[0] == int(np.argmax(scores[0])) else "not_likeliest"
 
 
 class TableRnn(Reader):
-    """In the form of `rnn` and `init_rnn_state`."""
+    """In the form of `to_onehot`, `init_rnn_state` and `rnn`, which say when they are called in a wrong way."""
 
     def __init__(self, rng, vocab_size, num_hiddens):
         super().__init__(rng, vocab_size)
         self.num_hiddens = num_hiddens
-        self.init_rnn_state = zeros_for(1, num_hiddens)
+        shapes = ((vocab_size, num_hiddens), (num_hiddens, num_hiddens), (num_hiddens,))
+        shapes += ((num_hiddens, vocab_size), (vocab_size,))
+        self.params = [rng.normal(0, 0.5, shape).astype("float32") for shape in shapes]
+        self.to_onehot = callback("to_onehot", self._to_onehot)
+        self.init_rnn_state = callback("init_rnn_state", self._init_rnn_state)
         self.rnn = callback("rnn", self._rnn)
+
+    def _to_onehot(self, X, size):
+        """X [1, T], or one text [T], as the lecture has it -> T one-hot arrays [1, V]."""
+        V = self.machine.vocab_size
+        if size != V:
+            raise Mistake("wrong_sizes", f"to_onehot should be called with size {V}, but got {size!r}.")
+        what = "X, as handed to to_onehot,"
+        symbols = np.atleast_2d(as_array(X, what))
+        if (symbols >= V).any():
+            raise Mistake("own_alphabet", f"{what} holds indices that char_to_idx does not.")
+        return list(np.eye(V, dtype="float32")[as_indices(symbols, what, V).T])
+
+    def _init_rnn_state(self, batch_size, num_hiddens, ctx):
+        """The state 0, in the form of zeros."""
+        sizes = (1, self.num_hiddens)
+        if (batch_size, num_hiddens) != sizes:
+            raise Mistake("wrong_sizes", f"init_rnn_state got {(batch_size, num_hiddens)!r}, expected {sizes}.")
+        return (np.zeros(sizes, "float32"),)
 
     def _rnn(self, inputs, state, params):
         """T one-hot arrays [1, V] and a state -> (T outputs, the new state)."""
@@ -98,13 +160,16 @@ class TableRnn(Reader):
         inputs = np.stack(as_arrays(inputs, what, count, (1, self.machine.vocab_size)))
         is_onehot = (inputs.sum(axis=-1) == 1).all() and (inputs.max(axis=-1) == 1).all()
         assert is_onehot, "The inputs handed to rnn should be one-hot."
+        given = as_arrays(params, "the params handed to rnn", len(self.params))
+        if not all(np.array_equal(value, own) for value, own in zip(given, self.params, strict=True)):
+            raise Mistake("own_params", "rnn got other parameters than predict_rnn.")
         array = as_state(state, "the state handed to rnn", (1, self.num_hiddens))
         scores, states = self.read(inputs.argmax(axis=-1), self.decode(array))
         return list(scores.astype("float32")), (np.full((1, self.num_hiddens), states[0], "float32"),)
 
 
 class TableModel(Reader):
-    """In the form of a Gluon model, as the two callbacks of `stubs.CallbackModel`."""
+    """In the form of a Gluon model, as the two callbacks of `stubs.PlainModel` and `stubs.CallbackModel`."""
 
     def __init__(self, rng, vocab_size, scale=1.0):
         super().__init__(rng, vocab_size)
@@ -123,29 +188,25 @@ class TableModel(Reader):
         return output, [np.broadcast_to(np.array(states, "float32")[:, None], shape)]
 
 
-def consecutive_for(text):
-    """A `data_iter_consecutive` for the notebook to call on this text or a part of it, which works."""
+class BigramModel(TableModel):
+    """Finds likely what came after a symbol in a text, each pair counted once more than it stands there."""
+
+    def __init__(self, rng, vocab_size, text):
+        super().__init__(rng, vocab_size)
+        self.machine.scores[:] = np.log(bigram_probabilities(text, vocab_size))
+
+
+def consecutive_for(text, given):
+    """A `data_iter_consecutive` for the notebook to call on this text or a part; `given` collects what it gives."""
 
     def data_iter_consecutive(corpus_indices, batch_size, num_steps, ctx=None):
-        part = as_indices(corpus_indices, "The text handed to data_iter_consecutive", max(text) + 1, ndim=1)
+        part = as_array(corpus_indices, "The text handed to data_iter_consecutive")
+        starts = range(len(text) - part.size + 1) if part.ndim == 1 and part.size else []
+        if not any(np.array_equal(part, text[i : i + part.size]) for i in starts):
+            raise Mistake("other_text", "data_iter_consecutive is handed another text than evaluate_perplexity.")
         sizes = as_count(batch_size, "batch_size"), as_count(num_steps, "num_steps")
-        return consecutive_minibatches(part.tolist(), *sizes)
+        minibatches = consecutive_minibatches(part.astype(int).tolist(), *sizes)
+        given.extend(minibatches)
+        return minibatches
 
     return callback("data_iter_consecutive", data_iter_consecutive)
-
-
-def described_params(student, name):
-    """Names and shapes of the parameters of one of the notebook's `models`."""
-    model = as_dict(student.get("models"), "models", [name])[name]
-    params = as_shapes(student.stubs.describe_model(model), f"models[{name!r}]")
-    assert params, f"models[{name!r}] should be a Gluon block with parameters."
-    return params
-
-
-def as_shapes(described, what):
-    """Names and shapes in what stubs.describe_model says."""
-    with decoding(f"The description of {what}"):
-        params = [(str(key), tuple(int(n) for n in shape)) for key, shape in described]
-    is_sane = all(len(shape) <= 8 and all(0 <= n < 1 << 32 for n in shape) for _, shape in params)
-    assert is_sane, f"{what} has parameters of impossible shapes."
-    return params

@@ -26,13 +26,13 @@ def recurrence(inputs, state, params, activation=np.tanh):
     return np.stack(states) @ w_hq + b_q, np.stack(states)
 
 
-def recurrence_gradients(inputs, state, params, d_outputs, activation=np.tanh):
+def recurrence_gradients(inputs, state, params, d_outputs, activation=np.tanh, states=None):
     """Gradients of Σ d_outputs · outputs with respect to the five parameters, by backpropagation through time.
 
-    `activation` is np.tanh or `linear`: their slope follows from their value.
+    `activation` is np.tanh or `linear`: their slope follows from their value. `states` h_1..h_T may be given.
     """
     w_xh, w_hh, b_h, w_hq, b_q = (np.asarray(param, float) for param in params)
-    _, states = recurrence(inputs, state, params, activation)
+    states = recurrence(inputs, state, params, activation)[1] if states is None else states
     before = [np.asarray(state, float), *states[:-1]]
     d_xh, d_hh, d_bh = np.zeros_like(w_xh), np.zeros_like(w_hh), np.zeros_like(states[0])
     d_hidden = np.zeros_like(states[0])
@@ -135,13 +135,22 @@ def clip(grads, theta):
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    """A training loop: the right one by default, or one with a mistake that students make."""
+    """A training loop: the right one by default, or one with mistakes that students make.
+
+    `loss` and `step` are factors, of the mean loss and of the learning rate: "1", "-1", "1/lr", or a product like
+    "B" or "1/BT" of the batch size B and the number of steps T.
+    """
 
     reset: str  # the state is zero again for every "minibatch", "epoch", or "once"
     clip: str = "global"  # or "never" (also: after the update), "each"
-    loss: str = "mean"  # or "sum"
-    step: str = "lr"  # or "one" (no learning rate), "lr/B", "lr·B", "ascent"
-    labels: str = "time first"  # or "batch first"
+    loss: str = "1"
+    step: str = "1"
+    labels: str = "time first"  # or "batch first", "inputs"
+    gradients: str = "fresh"  # or "summed" over all minibatches, "stale": those of the minibatch before
+    params: str = "kept"  # or "new" in each epoch
+    momentum: float = 0.0
+    decay: float = 0.0  # of weights
+    adam: bool = False
 
 
 def train(loop, params, epochs, lr, theta):
@@ -149,38 +158,75 @@ def train(loop, params, epochs, lr, theta):
 
     `epochs` holds for each epoch its minibatches (X [B, T], Y [B, T]).
     """
-    params, losses, hidden = [np.asarray(param, float) for param in params], [], None
+    first = [np.asarray(param, float) for param in params]
+    params, losses, hidden, descent = first, [], None, _Descent(loop, first, lr, theta)
     for minibatches in epochs:
         losses.append([])
         hidden = None if loop.reset == "epoch" else hidden
+        params = first if loop.params == "new" else params
         for X, Y in minibatches:
             if hidden is None or loop.reset == "minibatch":
                 hidden = np.zeros((len(X), len(params[1])))
-            mean, grads, hidden = _toy_gradients(loop, params, X, Y, hidden)
+            early = descent.step(params, X.shape) if loop.gradients == "stale" else params
+            mean, grads, hidden = _toy_gradients(loop, params, X, Y, hidden, early)
             losses[-1].append(mean)
-            params = _descend(loop, params, grads, lr, theta, len(X))
+            descent.add(grads)
+            params = early if loop.gradients == "stale" else descent.step(params, X.shape)
     return params, losses
 
 
-def _toy_gradients(loop, params, X, Y, hidden):
+def _factor(name, shape, lr):
+    """What a factor in a Loop comes to; the names are in its docstring."""
+    sizes = {"B": shape[0], "T": shape[1]}
+    over = math.prod(sizes.get(letter, 1) for letter in name.rpartition("/")[2])
+    if name == "1/lr":
+        return 1 / lr
+    return -1.0 if name == "-1" else 1 / over if name.startswith("1/") else over
+
+
+def _toy_gradients(loop, params, X, Y, hidden, late):
+    """(mean loss, gradients, last state), where `late` are the parameters that backpropagation meets."""
     V = params[3].shape[1]
     inputs = to_onehot(X, V)
     outputs, states = recurrence(inputs, hidden, params, linear)
-    labels = np.asarray(Y).astype(int)
-    labels = labels.T if loop.labels == "time first" else labels.reshape(labels.T.shape)
-    count = 1 if loop.loss == "sum" else labels.size
-    d_outputs = (np.exp(log_softmax(outputs)) - np.eye(V)[labels]) / count
-    grads = recurrence_gradients(inputs, hidden, params, d_outputs, linear)
-    return float(nats(outputs, labels).sum() / count), grads, states[-1]
+    labels = np.asarray(X if loop.labels == "inputs" else Y).astype(int)
+    labels = labels.reshape(labels.T.shape) if loop.labels == "batch first" else labels.T
+    scale = _factor(loop.loss, X.shape, 1) / labels.size
+    d_outputs = (np.exp(log_softmax(outputs)) - np.eye(V)[labels]) * scale
+    grads = recurrence_gradients(inputs, hidden, late, d_outputs, linear, states)
+    return float(nats(outputs, labels).mean()), grads, states[-1]
 
 
-def _descend(loop, params, grads, lr, theta, batch_size):
-    if loop.clip == "each":
-        grads = [clip([grad], theta)[0] for grad in grads]
-    elif loop.clip == "global":
-        grads = clip(grads, theta)
-    rate = {"lr": lr, "one": 1.0, "lr/B": lr / batch_size, "lr·B": lr * batch_size, "ascent": -lr}[loop.step]
-    return [param - rate * grad for param, grad in zip(params, grads, strict=True)]
+class _Descent:
+    """Clips and descends, with the memory that gradients, momentum and Adam have."""
+
+    def __init__(self, loop, params, lr, theta):
+        self.loop, self.lr, self.theta, self.count = loop, lr, theta, 0
+        self.grads, self.moved, self.means, self.second = ([np.zeros_like(param) for param in params] for _ in range(4))
+
+    def add(self, grads):
+        old = self.grads if self.loop.gradients == "summed" else [0.0] * len(grads)
+        self.grads = [before + grad for before, grad in zip(old, grads, strict=True)]
+
+    def step(self, params, shape):
+        """The parameters after an update; clipping changes the gradients in place."""
+        if self.loop.clip == "each":
+            self.grads = [clip([grad], self.theta)[0] for grad in self.grads]
+        elif self.loop.clip == "global":
+            self.grads = clip(self.grads, self.theta)
+        self.count += 1
+        rate = self.lr * _factor(self.loop.step, shape, self.lr)
+        slopes = [grad + self.loop.decay * param for grad, param in zip(self.grads, params, strict=True)]
+        slopes = self._adam(slopes) if self.loop.adam else slopes
+        self.moved = [self.loop.momentum * old + rate * slope for old, slope in zip(self.moved, slopes, strict=True)]
+        return [param - change for param, change in zip(params, self.moved, strict=True)]
+
+    def _adam(self, slopes):
+        """Kingma and Ba, 2015, with their constants."""
+        self.means = [0.9 * old + 0.1 * new for old, new in zip(self.means, slopes, strict=True)]
+        self.second = [0.999 * old + 0.001 * new**2 for old, new in zip(self.second, slopes, strict=True)]
+        correction = math.sqrt(1 - 0.999**self.count) / (1 - 0.9**self.count)
+        return [correction * mean / (np.sqrt(root) + 1e-8) for mean, root in zip(self.means, self.second, strict=True)]
 
 
 def perplexities(losses):
@@ -212,6 +258,18 @@ def consecutive_minibatches(corpus, batch_size, num_steps):
     rows = np.array(corpus[: batch_size * length], "float32").reshape(batch_size, length)
     starts = range(0, (length - 1) // num_steps * num_steps, num_steps)
     return [(rows[:, i : i + num_steps], rows[:, i + 1 : i + 1 + num_steps]) for i in starts]
+
+
+def bigram_probabilities(text, vocab_size):
+    """p(b | a) [V, V] from counts, each pair counted once more than it stands in the text."""
+    counts = np.ones((vocab_size, vocab_size))
+    np.add.at(counts, (text[:-1], text[1:]), 1)
+    return counts / counts.sum(axis=1, keepdims=True)
+
+
+def bigram_perplexity(probabilities, text):
+    """exp(-(1/N) Σ ln p(x_t | x_{t-1}))."""
+    return math.exp(-np.log(probabilities[text[:-1], text[1:]]).mean())
 
 
 def ngram_pairs(indices, n):

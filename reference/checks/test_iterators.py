@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from expect import FORWARD, as_array, assert_close, decoding
+from expect import FORWARD, Mistake, as_array, assert_close, decoding
 
 STUB_LIMIT = 500  # stubs.BATCH_LIMIT
 
@@ -15,12 +15,16 @@ def batches_of(student, name, corpus, batch_size, num_steps):
     call = f"{name}(text, {batch_size}, {num_steps}, ctx)"
     with decoding(f"What {call} yields"):
         found = [(X, Y, {str(kind_x), str(kind_y)}, bool(on_ctx)) for X, Y, kind_x, kind_y, on_ctx in found]
-    assert len(found) < STUB_LIMIT, f"{call} does not end."
-    batches = []
+    if len(found) >= STUB_LIMIT:
+        raise Mistake("endless", f"{call} does not end.")
+    batches, shape = [], (batch_size, num_steps)
     for X, Y, kinds, on_ctx in found:
-        assert kinds == {"NDArray"}, f"{call} should yield NDArrays, but yields {sorted(kinds)[0]}."
-        assert on_ctx, f"{call} should yield arrays on ctx."
-        shape = (batch_size, num_steps)
+        if kinds != {"NDArray"}:
+            raise Mistake("wrong_type", f"{call} should yield NDArrays, but yields {sorted(kinds)[0]}.")
+        if not on_ctx:
+            raise Mistake("not_on_ctx", f"{call} should yield arrays on ctx.")
+        if batches and np.ndim(X) == 2 and np.size(X) < batch_size * num_steps:
+            raise Mistake("leftover", f"{call} yields {list(np.shape(X))} after minibatches {list(shape)}.")
         batches.append((as_array(X, f"X of {call}", shape), as_array(Y, f"Y of {call}", shape)))
     return batches
 
@@ -47,20 +51,49 @@ def test_consecutive_example(student):
 
 
 ### BEGIN HIDDEN TESTS
-def starts_of(batches, corpus):
-    """Where in the text each row begins [batch][row]; rows are windows of the text, Y one ahead of X.
+def starts_of(student, name, corpus, batch_size, num_steps):
+    """Where in the text each row of X begins, [batch][row]: rows are pieces of it, Y is one ahead, the list is kept.
 
     Each symbol of the text occurs once, so that a row says where it comes from.
     """
+    kept = student.keep(student.stubs.ref("itself"), corpus)
+    batches = batches_of(student, name, kept, batch_size, num_steps)
+    with decoding(f"The text, after {name},"):
+        after = [int(i) for i in student.stubs.itself(kept)]
+    if after != corpus:
+        raise Mistake("input_changed", f"{name} changes the list that it is given.")
     place = {symbol: i for i, symbol in enumerate(corpus)}
     starts = []
     for X, Y in batches:
-        assert set(X.ravel()) | set(Y.ravel()) <= set(corpus), "X or Y holds numbers that do not occur in the text."
+        if not set(X.ravel()) | set(Y.ravel()) <= set(corpus):
+            raise Mistake("not_the_text", "X or Y holds numbers that do not occur in the text.")
         at_x, at_y = (np.vectorize(place.get)(array.astype(int)) for array in (X, Y))
-        assert (np.diff(at_x, axis=1) == 1).all(), "A row of X is not a piece of the text."
-        assert (at_y == at_x + 1).all(), "Y should hold, for each entry of X, the character that follows it."
+        mistake = mistake_of_rows(at_x) or mistake_of_labels(at_x, at_y, len(corpus))
+        if mistake:
+            raise Mistake(mistake, f"Places in the text of X: {at_x.tolist()}, of Y: {at_y.tolist()}.")
         starts.append(at_x[:, 0])
     return starts
+
+
+def mistake_of_rows(at_x):
+    """What is wrong with the rows of X, [B, T] of places in the text; empty if they are pieces of it."""
+    if (np.diff(at_x, axis=1) == 1).all():
+        return ""
+    if len(at_x) > 1 and (np.diff(at_x, axis=0) == 1).all():
+        return "down_the_columns"
+    return "not_a_piece"
+
+
+def mistake_of_labels(at_x, at_y, length):
+    """What is wrong with Y; empty if it is one ahead of X everywhere."""
+    ahead = at_y - at_x
+    if (ahead == 1).all():
+        return ""
+    if (ahead[at_x < length - 1] == 1).all():
+        return "crosses_the_end"
+    if at_x.shape[1] > 1 and (ahead[:, :-1] == 1).all():
+        return "last_label"
+    return "labels_are_inputs" if not ahead.any() else "labels_elsewhere"
 
 
 def text_of(rng, length):
@@ -72,58 +105,106 @@ def text_of(rng, length):
 CASES = [(2, 3, 43), (3, 4, 61), (1, 5, 51), (4, 1, 37), (5, 2, 60), (1, 1, 20)]
 
 
+# -- random ---------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.check("data_iter_random")
 @pytest.mark.parametrize(("B", "T", "length"), CASES)
 def test_random(student, rng, B, T, length):
     """Windows of the text that do not overlap, none twice, as many as fit."""
     corpus = text_of(rng, length)
-    starts = starts_of(batches_of(student, "data_iter_random", corpus, B, T), corpus)
-    most, fewest = (length - 1) // T // B, ((length - 1 - T) // T - 1) // B
-    assert fewest <= len(starts) <= most, (
-        f"A text of {length} with batch_size {B} and num_steps {T} gave {len(starts)} minibatches, expected {most}."
-    )
-    flat = np.sort(np.concatenate(starts)) if starts else np.array([])
-    assert len(set(flat)) == len(flat), "A window comes twice in one epoch."
-    assert (np.diff(flat) >= T).all(), "Two windows of one epoch overlap."
+    starts = starts_of(student, "data_iter_random", corpus, B, T)
+    assert_apart(starts, T)
+    most, fewest = (length - 1) // T // B, ((length - 1 - T) // T - 1) // B  # it may begin at an offset up to T
+    if not fewest <= len(starts) <= most:
+        raise Mistake("too_few", f"{len(starts)} minibatches [{B}, {T}] of a text of {length}, expected {most}.")
+
+
+def assert_apart(starts, num_steps):
+    """No window comes twice, none overlaps another, and there is at least one."""
+    if not starts:
+        raise Mistake("nothing", "There is no minibatch.")
+    flat = np.sort(np.concatenate(starts))
+    if len(set(flat)) < len(flat):
+        raise Mistake("window_twice", f"Windows begin at {flat.tolist()}.")
+    if (np.diff(flat) < num_steps).any():
+        raise Mistake("overlap", f"Windows of {num_steps} begin at {flat.tolist()}.")
+    if len(flat) > 2 and (np.diff(flat) % (num_steps + 1) == 0).all():
+        raise Mistake("gaps", f"Windows of {num_steps} begin at {flat.tolist()}.")
+
+
+NUM_EPOCHS = 6
+
+
+@pytest.mark.check("data_iter_random")
+@pytest.mark.parametrize("length", [9 * 12 + 1, 9 * 12])
+def test_random_leaves_nothing_out(student, rng, length):
+    """With one row in a minibatch, each window of the text comes, from an offset of 0 to T on."""
+    T, corpus = 9, text_of(rng, length)
+    dropped = []
+    for _ in range(NUM_EPOCHS):
+        starts = starts_of(student, "data_iter_random", corpus, 1, T)
+        assert_apart(starts, T)
+        dropped.append((length - 1 - min(starts)[0] % T) // T - len(starts))
+    # An offset of T looks like 0 with the first window dropped; of several random ones not all are T.
+    if max(dropped) > 1 or min(dropped) > 0:
+        raise Mistake("too_few", f"Of a text of {length} some windows of {T} are left out: {dropped}.")
 
 
 @pytest.mark.check("data_iter_random")
 def test_random_shuffles(student, rng):
-    """The order is random, and another one at each call; the list that was passed in stays as it was."""
-    corpus = text_of(rng, 121)
-    kept = student.keep(student.stubs.ref("itself"), corpus)
-    orders = []
-    for _ in range(2):
-        batches = batches_of(student, "data_iter_random", kept, 2, 3)
-        assert batches, "data_iter_random yields nothing for a text of 121."
-        orders.append([int(i) for i in np.concatenate(starts_of(batches, corpus))])
-    assert orders[0] != sorted(orders[0]), "The windows come in the order of the text: shuffle them."
-    first = [i - min(orders[0]) for i in orders[0]]
-    assert first != [i - min(orders[1]) for i in orders[1]], "Each epoch has the same order: shuffle at each call."
-    after = as_array(student.stubs.itself(kept), "The list, after data_iter_random,", (len(corpus),))
-    assert (after == corpus).all(), "data_iter_random changes the list that it is given."
+    """The windows are shuffled before they are dealt into minibatches, and in another order at each call."""
+    B, T, corpus = 2, 3, text_of(rng, 121)
+    epochs = [[start // T for start in starts_of(student, "data_iter_random", corpus, B, T)] for _ in range(2)]
+    first, second = ([int(window) for batch in epoch for window in batch] for epoch in epochs)
+    neighbours = sum(abs(one - other) == 1 for one, other in itertools.pairwise(first))
+    if neighbours > 0.75 * len(first):
+        raise Mistake("not_shuffled", f"The windows come in the order {first}.")
+    if first == second:
+        raise Mistake("same_order", f"Two epochs have the order {first}.")
+    groups = [{frozenset(int(window) for window in batch) for batch in epoch} for epoch in epochs]
+    if len(groups[0] & groups[1]) > len(groups[0]) / 2:
+        raise Mistake("same_groups", f"Two epochs have the same minibatches in another order: {epochs[0]}.")
+    if abs(np.corrcoef(first, range(len(first)))[0, 1]) > 0.85:  # five standard deviations and more
+        raise Mistake("not_shuffled", f"The windows come nearly in the order of the text: {first}.")
+
+
+# -- consecutive ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.check("data_iter_consecutive")
 @pytest.mark.parametrize(("B", "T", "length"), [*CASES, (2, 3, 42), (3, 5, 48)])
 def test_consecutive(student, rng, B, T, length):
     """Each row goes on where the same row of the minibatch before ended; the rows share the text evenly."""
-    corpus = text_of(rng, length)
-    starts = starts_of(batches_of(student, "data_iter_consecutive", corpus, B, T), corpus)
-    found = f"A text of {length} with batch_size {B} and num_steps {T}"
-    assert starts, f"{found} gave no minibatch."
+    starts = starts_of(student, "data_iter_consecutive", text_of(rng, length), B, T)
+    observed = f"A text of {length} in minibatches [{B}, {T}]: rows begin at {[row.tolist() for row in starts]}."
+    if not starts:
+        raise Mistake("nothing", observed)
     for before, after in itertools.pairwise(starts):
-        assert (after == before + T).all(), (
-            "Row i of a minibatch should go on where row i of the minibatch before ended."
-        )
-    offset = starts[0][0]  # a random one up to num_steps is in use, too
-    assert 0 <= offset <= T, f"{found} begins at character {offset}."
-    lengths = {(length - offset) // B, (length - 1 - offset) // B}
+        if not (after == before + T).all():
+            raise Mistake(mistake_of_going_on(before, after, T), observed)
+    offset = int(starts[0][0])  # a random one up to num_steps is in use, too
+    if not 0 <= offset <= T:
+        raise Mistake("late_start", observed)
+    longest, shortest = (length - offset) // B, (length - 1 - offset) // B
+    counts = {(longest - 1) // T, shortest // T}
     gaps = {int(i) for i in np.diff(starts[0])}
-    is_even = len(gaps) <= 1 and gaps <= lengths
-    assert is_even, f"{found} should be cut into rows of {max(lengths)}: row i begins at i times that."
-    counts = {(max(lengths) - 1) // T, min(lengths) // T, (length - 1 - offset) // B // T}
-    assert len(starts) in counts, f"{found} gave {len(starts)} minibatches, expected {max(counts)}."
+    if len(gaps) > 1 or not gaps <= {longest, shortest, *(count * T for count in counts)}:  # or cut to whole windows
+        is_cut_right = offset > 0 and gaps <= {length // B, (length - 1) // B}
+        raise Mistake("late_start" if is_cut_right else "uneven_rows", observed)
+    if len(starts) not in counts:
+        raise Mistake("too_few", f"{observed} There are {len(starts)} minibatches, expected {max(counts)}.")
+
+
+def mistake_of_going_on(before, after, num_steps):
+    """How the rows of a minibatch [B] of places lie to those of the one before, where they do not go on."""
+    if len(before) > 1 and (np.diff([*before, *after]) == num_steps).all():
+        return "rows_follow"
+    moved = set(after - before)
+    if len(moved) == 1:
+        (step,) = moved
+        return "overlap" if 0 < step < num_steps else "gaps" if step > num_steps else "rows_jump"
+    return "rows_jump"
 
 
 ### END HIDDEN TESTS
