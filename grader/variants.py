@@ -5,6 +5,7 @@ it, each of which must occur exactly once. The id `*` stands for all code cells 
 
 A mutant whose changed cells only define something keeps them as they were, and defines it again in its last cell: what
 the cells in between have trained and written is then sound, and only the checks of the changed function have to notice.
+With `in_place: true` it does not: a function that only matters by what it has trained.
 """
 
 from __future__ import annotations
@@ -64,14 +65,16 @@ def read_yaml(path: Path) -> Any:
 
 def _variant(path: Path, entry: Any, master: Path, lite: Change) -> Variant:
     where = f"{path}: variant {entry.get('name')!r}" if isinstance(entry, dict) else f"{path}: {entry!r}"
-    known = {"name", "about", "change", "fails", "mistake", "notebook"}
+    known = {"name", "about", "change", "fails", "mistake", "notebook", "in_place"}
     if not isinstance(entry, dict) or not {"name", "about"} <= set(entry) <= known:
-        raise AssignmentError(f"{where} should have name, about and some of change, fails, mistake, notebook.")
+        raise AssignmentError(
+            f"{where} should have name, about and some of change, fails, mistake, notebook, in_place."
+        )
     notebook = read_percent(path.parent / entry["notebook"] if "notebook" in entry else master)
     present = {cell.id for cell in notebook.cells}
     notebook = changed(notebook, {cell: change for cell, change in lite.items() if cell in present}, where)
     base, notebook = notebook, changed(notebook, entry.get("change", {}), where)
-    again = _definitions(base, notebook) if entry.get("fails") else None
+    again = _definitions(base, notebook) if entry.get("fails") and not entry.get("in_place") else None
     if again:
         notebook = deepcopy(base)
         notebook.cells.append(deepcopy(next(cell for cell in base.cells if cell.cell_type == "code")))

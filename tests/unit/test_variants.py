@@ -77,3 +77,23 @@ def test_yaml_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "v.yaml").write_text("a: [")
     with pytest.raises(AssignmentError, match=r"v\.yaml cannot be read as YAML"):
         read_yaml(tmp_path / "v.yaml")
+
+
+@pytest.mark.parametrize(
+    ("source", "entry", "expected"),
+    [
+        ("def f():\n    return 1", {}, ["def f():\n    return 1", "a = f()", "def f():\n    return 2"]),
+        ("def f():\n    return 1", {"in_place": True}, ["def f():\n    return 2", "a = f()"]),
+        ("b = 1", {}, ["b = 2", "a = f()"]),
+    ],
+)
+def test_a_mutant_that_only_defines_does_so_in_the_end(
+    tmp_path: Path, source: str, entry: dict[str, object], expected: list[str]
+) -> None:
+    """The cells in between run on what is sound; a cell that does something is changed where it stands."""
+    (tmp_path / "homework.py").write_text(f'# %% id="one"\n{source}\n\n# %% id="two"\na = f()\n')
+    mutant = {"name": "x", "about": "y", "change": {"one": {"1": "2"}}, "fails": ["f"], **entry}
+    (tmp_path / "v.yaml").write_text(yaml.safe_dump([mutant]))
+    (variant,) = read_variants(tmp_path / "v.yaml", tmp_path / "homework.py")
+    assert [cell.source for cell in variant.notebook.cells] == expected
+    assert (variant.definitions, variant.originals) == ((expected[-1], source) if len(expected) == 3 else ("", ""))
