@@ -6,7 +6,6 @@ import os
 import shlex
 import statistics
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -150,25 +149,24 @@ def wrong_verdicts(variants: list[Variant], bench: Bench, jobs: int) -> int:
     return sum(bool(trial.problem) for trial in trials)
 
 
-def false_alarms(correct: list[Variant], bench: Bench, seeds: int, jobs: int) -> int:
+def false_alarms(correct: list[Variant], bench: Bench, seeds: range, jobs: int) -> int:
     """Run correct solutions with many seeds; how many checks failed."""
-    runs: Counter[str] = Counter()
     failures: list[str] = []
     seconds: list[float] = []
-    with bar("seeds", seeds * len(correct)) as advance:
+    with bar("seeds", len(seeds) * len(correct)) as advance:
 
         def report(alarms: Alarms) -> None:
-            runs[alarms.name] += len(alarms.seeds)
             failures.extend(alarms.failures)
             seconds.extend(alarms.seconds)
             for failure in alarms.failures:
                 say(f"[red]{escape(alarms.name)}, {escape(one_line(failure))}[/]")
-            if runs[alarms.name] == seeds:
-                say(f"{len(runs):>4}/{len(correct)}  {escape(alarms.name):<44} {seeds} seeds")
+            between = f"seeds {alarms.seeds[0]} to {alarms.seeds[-1]}"
+            say(f"{len(seconds):>6}/{len(seeds) * len(correct)}  {escape(alarms.name):<44} {between}")
             advance(len(alarms.seeds))
 
         run_seeds(correct, bench, seeds, jobs=jobs, report=report)
-    say(f"{len(failures)} false alarms in {sum(runs.values())} runs of {len(correct)} correct solutions")
+    runs = len(seeds) * len(correct)
+    say(f"{len(failures)} false alarms in {runs} runs of {len(correct)} correct solutions")
     say(f"all checks of one submission took {statistics.median(seconds):.2f} s (median), {max(seconds):.2f} s at most")
     return len(failures)
 

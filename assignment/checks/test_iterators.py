@@ -14,15 +14,13 @@ def batches_of(student, name, corpus, batch_size, num_steps):
     found = student.stubs.collect_batches(student.ref(name), corpus, batch_size, num_steps, student.ctx)
     call = f"{name}(text, {batch_size}, {num_steps}, ctx)"
     with decoding(f"What {call} yields"):
-        found = [(X, Y, {str(kind_x), str(kind_y)}, bool(on_ctx)) for X, Y, kind_x, kind_y, on_ctx in found]
+        found = [(X, Y, {str(kind_x), str(kind_y)}) for X, Y, kind_x, kind_y in found]
     if len(found) >= STUB_LIMIT:
         raise Mistake("endless", f"{call} does not end.")
     batches, shape = [], (batch_size, num_steps)
-    for X, Y, kinds, on_ctx in found:
+    for X, Y, kinds in found:
         if kinds != {"NDArray"}:
             raise Mistake("wrong_type", f"{call} should yield NDArrays, but yields {sorted(kinds)[0]}.")
-        if not on_ctx:
-            raise Mistake("not_on_ctx", f"{call} should yield arrays on ctx.")
         if batches and np.ndim(X) == 2 and np.size(X) < batch_size * num_steps:
             raise Mistake("leftover", f"{call} yields {list(np.shape(X))} after minibatches {list(shape)}.")
         batches.append((as_array(X, f"X of {call}", shape), as_array(Y, f"Y of {call}", shape)))

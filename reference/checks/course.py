@@ -30,7 +30,7 @@ from fakes import alphabet
 
 NUM_EPOCHS, H = 3, 4
 # B, T, minibatches in an epoch, lr, theta / norm of the first gradient: clipping in every step, or in none
-CASES = [(2, 3, 4, 0.15, 100.0), (2, 3, 4, 0.8, 0.3), (1, 2, 5, 0.4, 0.5), (3, 1, 4, 0.7, 100.0)]
+CASES = [(2, 3, 4, 0.15, 100.0), (1, 2, 5, 0.4, 0.5), (3, 1, 4, 0.8, 0.3)]
 
 
 class Course:
@@ -184,7 +184,7 @@ class Course:
         starts = [[places[:, 0] for places in epoch] for epoch in epochs]
         pairs = [pair for epoch in starts for pair in itertools.pairwise(epoch)]
         goes_on = all((after == before + self.T).all() for before, after in pairs)
-        if self.is_random and ("data_iter_consecutive" in self.used or (goes_on and not self.used)):
+        if self.is_random and goes_on and set(self.used) != {"data_iter_random"}:
             raise Mistake("wrong_iterator", "The minibatches should come from data_iter_random.")
         if not self.is_random and not goes_on:
             raise Mistake("wrong_iterator", "The minibatches should come from data_iter_consecutive.")

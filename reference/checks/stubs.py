@@ -28,6 +28,19 @@ def device():
     return notebook.get("ctx") or mx.cpu()
 
 
+def is_on_ctx(make, *args):
+    """Whether make(*args, ctx) makes arrays on a ctx that is not the notebook's: a CPU has many by name.
+
+    Code that cannot be run there is not judged by it.
+    """
+    ctx = mx.cpu(1) if device().device_type == "cpu" else mx.cpu()
+    try:
+        made = list(itertools.islice(make(*args, ctx), BATCH_LIMIT))
+    except WRONG_FORM:
+        return True
+    return all(getattr(array, "context", ctx) == ctx for array in flat(made))
+
+
 # -- values ---------------------------------------------------------------------------------------------------
 
 
@@ -40,7 +53,7 @@ def make_params(values, grads):
     """Parameters with these values and, in their gradient buffers, these gradients."""
     for param, grad in zip(values, grads, strict=True):
         param.attach_grad()
-        param.grad[:] = grad
+        grad.copyto(param.grad)
     return values
 
 
@@ -61,12 +74,9 @@ def describe_params(params):
 
 
 def collect_batches(iterator, corpus, batch_size, num_steps, ctx):
-    """What a data iterator yields, at most BATCH_LIMIT times: [X, Y, type of X, type of Y, both on ctx?] each."""
-    found = []
-    for X, Y in itertools.islice(iterator(corpus, batch_size, num_steps, ctx), BATCH_LIMIT):
-        on_ctx = all(getattr(array, "context", ctx) == ctx for array in (X, Y))
-        found.append([X, Y, _kind(X), _kind(Y), on_ctx])
-    return found
+    """What a data iterator yields, at most BATCH_LIMIT times: [X, Y, type of X, type of Y] each."""
+    batches = itertools.islice(iterator(corpus, batch_size, num_steps, ctx), BATCH_LIMIT)
+    return [[X, Y, _kind(X), _kind(Y)] for X, Y in batches]
 
 
 def call_in_any_form(function, indices, *args):
@@ -139,7 +149,7 @@ def _helper(name, helper):
     def clip(params, theta, ctx=None):
         grads = grads_of(params)
         for grad, new in zip(grads, helper(grads, float(theta)), strict=True):
-            grad[:] = new
+            new.copyto(grad)
 
     return clip
 

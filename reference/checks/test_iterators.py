@@ -14,15 +14,13 @@ def batches_of(student, name, corpus, batch_size, num_steps):
     found = student.stubs.collect_batches(student.ref(name), corpus, batch_size, num_steps, student.ctx)
     call = f"{name}(text, {batch_size}, {num_steps}, ctx)"
     with decoding(f"What {call} yields"):
-        found = [(X, Y, {str(kind_x), str(kind_y)}, bool(on_ctx)) for X, Y, kind_x, kind_y, on_ctx in found]
+        found = [(X, Y, {str(kind_x), str(kind_y)}) for X, Y, kind_x, kind_y in found]
     if len(found) >= STUB_LIMIT:
         raise Mistake("endless", f"{call} does not end.")
     batches, shape = [], (batch_size, num_steps)
-    for X, Y, kinds, on_ctx in found:
+    for X, Y, kinds in found:
         if kinds != {"NDArray"}:
             raise Mistake("wrong_type", f"{call} should yield NDArrays, but yields {sorted(kinds)[0]}.")
-        if not on_ctx:
-            raise Mistake("not_on_ctx", f"{call} should yield arrays on ctx.")
         if batches and np.ndim(X) == 2 and np.size(X) < batch_size * num_steps:
             raise Mistake("leftover", f"{call} yields {list(np.shape(X))} after minibatches {list(shape)}.")
         batches.append((as_array(X, f"X of {call}", shape), as_array(Y, f"Y of {call}", shape)))
@@ -99,6 +97,19 @@ def mistake_of_labels(at_x, at_y, length):
 def text_of(rng, length):
     """A text in which each symbol occurs once."""
     return [int(i) for i in rng.permutation(length)]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("data_iter_random", marks=pytest.mark.check("data_iter_random")),
+        pytest.param("data_iter_consecutive", marks=pytest.mark.check("data_iter_consecutive")),
+    ],
+)
+def test_on_ctx(student, name):
+    """X and Y are made on the device that the caller names."""
+    if not student.stubs.is_on_ctx(student.ref(name), list(range(43)), 2, 3):
+        raise Mistake("not_on_ctx", f"{name}(text, 2, 3, ctx) should yield arrays on ctx.")
 
 
 # lengths that leave something over, that leave nothing over, B = 1, T = 1

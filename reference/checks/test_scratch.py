@@ -239,6 +239,13 @@ def test_init_rnn_state(student, B, H):
         raise Mistake("wrong_type", f"The state should hold an NDArray, but holds a {type_name}.")
 
 
+@pytest.mark.check("init_rnn_state")
+def test_init_rnn_state_on_ctx(student):
+    """The state is made on the device that the caller names."""
+    if not student.stubs.is_on_ctx(student.ref("init_rnn_state"), 2, 3):
+        raise Mistake("not_on_ctx", "init_rnn_state(2, 3, ctx) should hold an array on ctx.")
+
+
 ### END HIDDEN TESTS
 # -- rnn ------------------------------------------------------------------------------------------------------
 

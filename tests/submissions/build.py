@@ -1,14 +1,14 @@
-"""Builds each example submission: a notebook of its own, or the reference with a few lines replaced."""
+"""Builds each example submission: a notebook of its own, or a variant of the reference."""
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from grader.notebook import read_percent, to_json
+from grader.variants import changed
 
 HERE = Path(__file__).parent
 MASTER = HERE.parents[1] / "reference" / "homework.py"
@@ -35,20 +35,7 @@ def build(name: str) -> bytes:
     overlay = yaml.safe_load((folder / "overlay.yaml").read_text(encoding="utf-8"))
     if overlay["base"] == "release":
         return RELEASED.read_bytes()
-    with tempfile.TemporaryDirectory() as scratch:
-        changed = Path(scratch) / "homework.py"
-        changed.write_text(apply_overlay(MASTER.read_text(encoding="utf-8"), overlay, name), encoding="utf-8")
-        return to_json(read_percent(changed)).encode()
-
-
-def apply_overlay(text: str, overlay: dict[str, Any], name: str) -> str:
-    """The master with each `find` replaced by its `with`. Raises ValueError unless each occurs exactly once."""
-    for change in overlay.get("replace") or []:
-        count = text.count(change["find"])
-        if count != 1:
-            raise ValueError(f"{name}: {change['find']!r} occurs {count} times in {MASTER.name}; expected once")
-        text = text.replace(change["find"], change["with"])
-    return text
+    return to_json(changed(read_percent(MASTER), overlay.get("change", {}), str(folder))).encode()
 
 
 def build_class(folder: Path, *, demo: bool = False) -> None:
