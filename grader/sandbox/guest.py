@@ -10,8 +10,9 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 import wire  # type: ignore[import-not-found, unused-ignore]  # lies beside this file in the sandbox
@@ -51,6 +52,44 @@ class Notebook(MutableMapping[str, Any]):
         return len(self._names)
 
 
+class OutputCap:
+    """Holds back a cell that has written more than it may, until it is interrupted.
+
+    Without it, what is written faster than the kernel can send fills the kernel's own memory. The limit itself is the
+    runner's, who counts what arrives.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._begin()
+
+    def install(self, shell: Any) -> None:
+        """Cap the standard streams of this kernel; each cell begins with the whole limit."""
+        shell.events.register("pre_run_cell", self._begin)
+        shell.kernel.io_loop.add_callback(self._replace)  # after this cell, whose end brings back what it began with
+
+    def _begin(self, *_: Any) -> None:
+        self._written, self._is_held = 0, False
+
+    def _replace(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            stream.write = self._capped(stream.write)  # type: ignore[method-assign, assignment]
+
+    def _capped(self, write: Callable[[str], int]) -> Callable[[str], int]:
+        def capped(text: str) -> int:
+            self._written += len(text)
+            if self._written <= self._limit:
+                return write(text)
+            if not self._is_held:
+                self._is_held = True
+                write(text[: self._limit + 1])  # enough for the runner to see that it is too much
+                while self._written > self._limit:
+                    time.sleep(0.05)
+            return len(text)  # what a cell writes after it was interrupted is lost
+
+        return capped
+
+
 class Guest:
     """Answers one request at a time until the other end says bye or hangs up."""
 
@@ -64,7 +103,8 @@ class Guest:
         self._in_student_code = False
 
     def serve(self) -> None:
-        """Answer requests until the grader is done."""
+        """Answer requests until the grader is done; what is printed meanwhile goes nowhere."""
+        sys.stdout = sys.stderr = open(os.devnull, "w")
         signal.signal(signal.SIGINT, self._interrupt)
         self._send(wire.pack({"hello": sys.version}))
         while True:

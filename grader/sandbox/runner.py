@@ -23,6 +23,9 @@ HERE = str(Path(__file__).parent)
 sys.path.insert(0, HERE)
 import wire  # type: ignore[import-not-found, unused-ignore]  # noqa: E402  lies beside this file in the sandbox
 
+CAP = (
+    f"import sys as _s; _s.path.insert(0, {HERE!r}); import guest as _g; _g.OutputCap({{limit}}).install(get_ipython())"
+)
 SERVE = f"import sys as _s; _s.path.insert(0, {HERE!r}); import guest as _g; _g.Guest({{fd}}, globals()).serve()"
 WATCH_INTERVAL_S = 0.1
 INTERRUPT_GRACE_S = 15.0  # for what was written before to be read, too
@@ -75,6 +78,7 @@ class Run:
         async with self.client.async_setup_kernel(pass_fds=(self.bridge_fd,)):
             os.close(self.bridge_fd)
             self.emit("started", python=sys.version)
+            self._tell_kernel(CAP.format(limit=self.job["output_bytes"]))
             threading.Thread(target=self._watch, daemon=True).start()
             try:
                 await self._cells()
@@ -141,9 +145,13 @@ class Run:
                 return text
         return b""
 
+    def _tell_kernel(self, source: str) -> None:
+        """Have the kernel run some code of ours after what it runs now."""
+        self.client.kc.execute(source, silent=True, store_history=False)
+
     async def _serve(self) -> None:
         kernel_client, loop = self.client.kc, asyncio.get_running_loop()
-        kernel_client.execute(SERVE.format(fd=self.bridge_fd), silent=True, store_history=False)
+        self._tell_kernel(SERVE.format(fd=self.bridge_fd))
         self.control.setblocking(False)
         drain = asyncio.ensure_future(_drain(kernel_client))
         try:
