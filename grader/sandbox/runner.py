@@ -23,10 +23,9 @@ HERE = str(Path(__file__).parent)
 sys.path.insert(0, HERE)
 import wire  # type: ignore[import-not-found, unused-ignore]  # noqa: E402  lies beside this file in the sandbox
 
-CAP = (
-    f"import sys as _s; _s.path.insert(0, {HERE!r}); import guest as _g; _g.OutputCap({{limit}}).install(get_ipython())"
-)
-SERVE = f"import sys as _s; _s.path.insert(0, {HERE!r}); import guest as _g; _g.Guest({{fd}}, globals()).serve()"
+IMPORT = f"import sys as _s; _s.path.insert(0, {HERE!r}); import guest as _g; "
+CAP = IMPORT + "_g.OutputCap({limit}).install(get_ipython())"
+SERVE = IMPORT + "_g.Guest({fd}, globals()).serve()"
 WATCH_INTERVAL_S = 0.1
 INTERRUPT_GRACE_S = 15.0  # for what was written before to be read, too
 PR_SET_DUMPABLE = 4
