@@ -16,7 +16,6 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 from typer._click.exceptions import ClickException  # typer carries its own click, and names only some of its errors
 
 from grader import __version__
@@ -41,11 +40,12 @@ from grader.outputs import (
 from grader.pipeline import grade_submission, ran, set_up
 from grader.release import release as write_release
 from grader.render import one_line, points
-from grader.sandbox.launch import pick_tier
-from grader.sandbox.selftest import PROMISES, prove, require
+from grader.sandbox.selftest import prove, require
+from grader.sandbox.tiers import candidates, pick_tier, why_not
 from grader.selftest import read_matrix, small
 from grader.terminal import (
     console,
+    diagnosis,
     false_alarms,
     grading_progress,
     list_waiting,
@@ -310,13 +310,10 @@ def selftest(
 @app.command()
 def doctor() -> None:
     """Say whether this machine can grade: the sandbox's promises, each one tried; exit 3 if one is not kept."""
-    tier = pick_tier()
-    kept = prove(tier)
-    table = Table("promise", "kept", title=f"Sandbox: {tier}")
-    for name, holds in kept.items():
-        table.add_row(PROMISES[name], "[green]yes[/]" if holds else "[red]NO[/]")
-    console.print(table)
-    raise typer.Exit(0 if all(kept.values()) else 3)
+    reasons = {tier: why_not(tier) for tier in candidates()}
+    usable = [tier for tier, reason in reasons.items() if not reason]
+    kept = prove(usable[0]) if usable else {}
+    raise typer.Exit(0 if diagnosis(reasons, kept) else 3)
 
 
 def _load(folder: Path, profile: str) -> tuple[Assignment, Profile]:

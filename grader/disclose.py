@@ -26,6 +26,7 @@ WORDS = {
     Outcome.PROTOCOL_VIOLATION: "refused",
     Outcome.NOT_RUN: "not run",
 }
+_UNKNOWN = "What came back is not right, and it is none of the mistakes that this check knows by name."
 # What can be said of an outcome without a word from the notebook's process.
 _SENTENCES = {
     Outcome.MISSING: "The name is not defined when the notebook has run, or the part is still the stub.",
@@ -53,6 +54,7 @@ _UNMEASURED = {
 class Item:
     """One line of a student's feedback."""
 
+    anchor: str  # of its line on a page
     title: str
     section: str
     outcome: Outcome
@@ -81,13 +83,14 @@ def check_items(grade: Grade, checks: Sequence[Check]) -> list[Item]:
     known = {check.id: check for check in checks}
     place = {check.id: number for number, check in enumerate(checks)}
     ordered = sorted(grade.checks, key=lambda result: place.get(result.check_id, len(place)))
-    return [_item(result, known.get(result.check_id)) for result in ordered]
+    return [_item(number, result, known.get(result.check_id)) for number, result in enumerate(ordered, 1)]
 
 
-def _item(result: CheckResult, check: Check | None) -> Item:
+def _item(number: int, result: CheckResult, check: Check | None) -> Item:
     hidden = check is None or check.hidden
     passed, ran = result.outcome is Outcome.PASSED, result.outcome is not Outcome.NOT_RUN
     return Item(
+        anchor=f"check-{number}",
         title=(check.title if check else "") or result.check_id,
         section=check.section if check else "",
         outcome=result.outcome,
@@ -108,6 +111,8 @@ def _diagnosis(result: CheckResult, check: Check | None) -> str:
     if result.outcome is Outcome.RAISED:
         name = result.mistake if result.mistake in _EXCEPTIONS else "an exception"
         return f"The code raised {name} for inputs of the check."
+    if result.outcome is Outcome.FAILED:
+        return _UNKNOWN if check and check.mistakes else ""
     return _SENTENCES.get(result.outcome, "")
 
 

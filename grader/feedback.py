@@ -107,6 +107,7 @@ def feedback_html(
         sections=_sections(items),
         passed=sum(item.passed for item in items),
         items=items,
+        failed=[item for item in items if not item.passed],
         lines=lines,
         axis=plot.axis(measured) if measured else None,
         best=_line(best) if best else None,

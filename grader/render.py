@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup, escape
 
 # No script, no network, no form: the page shows text and pictures that it carries itself.
 CSP = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -37,6 +38,11 @@ def one_line(text: str, limit: int = 300) -> str:
     """The same for a place with room for one line."""
     line = " ".join(plain(text, limit).split())
     return line if len(text) <= limit else f"{line[:limit]}…"
+
+
+def code(text: str) -> Markup:
+    """HTML of a line in which `names` stand between backticks."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def points(number: float | None) -> str:
@@ -99,6 +105,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "plain": plain,
         "one_line": one_line,
+        "code": code,
         "points": points,
         "decimals": decimals,
         "ppl": _ppl,

@@ -21,6 +21,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 from grader.batch import Report
 from grader.gradebook import Gradebook
@@ -29,6 +30,8 @@ from grader.marks import Marking
 from grader.outputs import GRADEBOOK, board_rows, work_of
 from grader.pipeline import Bench
 from grader.render import one_line, points
+from grader.sandbox.selftest import PROMISES, promised
+from grader.sandbox.tiers import WHAT
 from grader.selftest import Alarms, Trial, run_matrix, run_seeds
 from grader.types import Assignment, CheckResult, Grade, Outcome
 from grader.variants import Variant
@@ -169,6 +172,26 @@ def false_alarms(correct: list[Variant], bench: Bench, seeds: range, jobs: int) 
     say(f"{len(failures)} false alarms in {runs} runs of {len(correct)} correct solutions")
     say(f"all checks of one submission took {statistics.median(seconds):.2f} s (median), {max(seconds):.2f} s at most")
     return len(failures)
+
+
+def diagnosis(reasons: Mapping[str, str], kept: Mapping[str, bool]) -> bool:
+    """Print which tiers start here and what the first of them keeps; whether this machine can grade."""
+    in_use = next((tier for tier, reason in reasons.items() if not reason), None)
+    tiers = Table("sandbox", "what it is", "on this machine", title="Sandboxes, the strongest first")
+    for tier, reason in reasons.items():
+        starts = "[green]in use[/]" if tier == in_use else "starts"
+        tiers.add_row(tier, WHAT[tier], f"[yellow]{escape(reason)}[/]" if reason else starts)
+    console.print(tiers)
+    if in_use is None:
+        say("There is no sandbox on this machine, and nothing is graded without one.", style="bold red")
+        return False
+    table = Table("promise", "kept", title=f"What {in_use} keeps, tried just now")
+    for name, holds in kept.items():
+        is_promised = name in promised(in_use)
+        no = "[red]NO[/]" if is_promised else "[yellow]no: not promised by this weaker sandbox[/]"
+        table.add_row(PROMISES[name], "[green]yes[/]" if holds else no)
+    console.print(table)
+    return all(kept[name] for name in promised(in_use))
 
 
 def replayed(results: list[CheckResult], recorded: Mapping[str, CheckResult]) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from grader.sandbox.bridge import Session
-from grader.sandbox.launch import pick_tier
+from grader.sandbox.tiers import pick_tier
 from grader.types import Limits
 
 LIMITS = Limits(

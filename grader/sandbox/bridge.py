@@ -18,7 +18,7 @@ from typing import Any
 from grader.errors import SandboxUnavailable, SubmissionError
 from grader.sandbox import wire
 from grader.sandbox.launch import Sealed
-from grader.sandbox.limits import rlimits, tree_rss_bytes
+from grader.sandbox.limits import rlimits, uses_more_than
 from grader.types import Execution, Limits, Outcome
 
 START_WALL_S = 60.0  # for the interpreter and the kernel to come up; a fault of ours beyond that
@@ -120,7 +120,7 @@ class Session:
         while not self._closed.wait(WATCH_INTERVAL_S):
             if time.monotonic() > self._hard_deadline:
                 self._killed_for = Outcome.TIMED_OUT
-            elif tree_rss_bytes(self._sealed.process.pid) > self.limits.memory_bytes:
+            elif uses_more_than(self.limits.memory_bytes, self._sealed.process.pid):
                 self._killed_for = Outcome.MEMORY_EXCEEDED
             else:
                 continue

@@ -1,9 +1,4 @@
-"""Starts one sealed process tree: bubblewrap as an ordinary user, or as root after dropping the uid.
-
-bubblewrap started as root is no sandbox, so root first takes a uid of its own (one for each grading process, so that
-process limits do not add up). That uid may not reach the interpreter (a home folder is closed), so root binds it into
-a private mount namespace before the uid is dropped.
-"""
+"""Starts one sealed process tree, and ends it with all that belongs to it."""
 
 from __future__ import annotations
 
@@ -22,54 +17,33 @@ from pathlib import Path
 import psutil
 
 from grader.errors import SandboxUnavailable
+from grader.sandbox import tiers
 from grader.sandbox.limits import anonymous_file, seccomp_filter
 
-HOME, GUEST = "/home/student", "/opt/guest"
-SLOT_UID_BASE = 0x60000000  # far above the uids of people and services; the process id is added
 KILL_GRACE_S = 5.0
-_HERE = Path(__file__).parent
-_STAGE = """
-set -e
-mount -t tmpfs -o mode=0755,size=64k tmpfs /mnt
-n=$1; shift
-i=0
-while [ $i -lt $n ]; do
-  if [ -d "$1" ]; then mkdir /mnt/$i; else : > /mnt/$i; fi
-  mount --bind "$1" /mnt/$i
-  shift; i=$((i+1))
-done
-exec "$@"
-"""
-
-
-def pick_tier() -> str:
-    """The tier this machine can have. Raises SandboxUnavailable where there is none."""
-    if shutil.which("bwrap"):
-        return "bubblewrap-root" if os.geteuid() == 0 else "bubblewrap"
-    raise SandboxUnavailable(
-        "bubblewrap (the command bwrap) was not found, and nothing is graded without a sandbox: "
-        "install the package bubblewrap and run this again."
-    )
+SHARED_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock")  # where every user may write
 
 
 class Sealed:
     """A started process tree, and the two sockets that lead into it."""
 
     def __init__(self, tier: str, job: bytes, *, python: str = sys.executable, private: Sequence[str] = ()) -> None:
-        """Start `runner.py` on `job`; folders in `private` are empty inside, wherever they lie.
+        """Start `runner.py` on `job`; what lies in the folders `private` cannot be read inside.
 
-        Raises SandboxUnavailable if the command cannot be started.
+        Raises SandboxUnavailable if the command cannot be started, or if this tier cannot close a private folder.
         """
         self.control, control_inside = socket.socketpair()
         self.bridge, bridge_inside = socket.socketpair()
         self.stderr = anonymous_file(b"")
-        job_fd, filter_fd = anonymous_file(job), anonymous_file(seccomp_filter())
+        job_fd, filter_fd = anonymous_file(job), anonymous_file(seccomp_filter(network=tier != tiers.UID))
         inside = (control_inside.fileno(), bridge_inside.fileno())
-        self._folder = tempfile.mkdtemp(prefix="unsandboxed-") if tier == "none" else ""
+        self._uid, self._folder = tiers.slot_uid() if tier == tiers.UID else None, ""
         try:
+            command = tiers.command(tier, python, inside, filter_fd, private)
+            self._folder = self._own_folder() if tier in (tiers.UID, tiers.NONE) else ""
             self.process = subprocess.Popen(
-                _command(tier, python, inside, filter_fd, private),
-                env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", **({"HOME": self._folder} if self._folder else {})},
+                command,
+                env={"PATH": tiers.PATH, **({"HOME": self._folder, "TMPDIR": self._folder} if self._folder else {})},
                 stdin=job_fd,
                 stdout=self.stderr,
                 stderr=self.stderr,
@@ -85,6 +59,13 @@ class Sealed:
             control_inside.close()
             bridge_inside.close()
 
+    def _own_folder(self) -> str:
+        """A folder outside any mount namespace, which goes when the sandbox does."""
+        folder = tempfile.mkdtemp(prefix="sandbox-")
+        if self._uid is not None:
+            os.chown(folder, self._uid, self._uid)
+        return folder
+
     def complaint(self) -> str:
         """The last line that the sandbox's own tools wrote, for an error message of ours."""
         size = os.fstat(self.stderr).st_size
@@ -98,22 +79,38 @@ class Sealed:
             family = psutil.Process(self.process.pid).children(recursive=True)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        for member in family:  # without a pid namespace nothing else would end them
-            with contextlib.suppress(psutil.NoSuchProcess):
-                member.kill()
-        self.process.wait()
         deadline = time.monotonic() + KILL_GRACE_S
-        while any(map(_is_alive, family)) and time.monotonic() < deadline:
+        while True:  # without a pid namespace nothing else ends what has left the group, and it may fork meanwhile
+            family = [member for member in [*family, *self._strays()] if _is_alive(member)]
+            if not family or time.monotonic() > deadline:
+                break
+            for member in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    member.kill()
             time.sleep(0.005)
+        self.process.wait()
+
+    def _strays(self) -> list[psutil.Process]:
+        """Every process of the slot's own uid."""
+        if self._uid is None:
+            return []
+        found = []
+        for member in psutil.process_iter():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if member.uids().real == self._uid:
+                    found.append(member)
+        return found
 
     def close(self) -> None:
-        """Kill, and give the descriptors back."""
+        """Kill, remove what is left of its files, and give the descriptors back."""
         self.kill()
         self.control.close()
         self.bridge.close()
         os.close(self.stderr)
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
+        if self._uid is not None:
+            _remove_files_of(self._uid)
 
 
 def _is_alive(process: psutil.Process) -> bool:
@@ -124,77 +121,14 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def _interpreter_folders(python: str) -> list[str]:
-    """Folders outside /usr that the interpreter needs: its environment and its installation."""
-    if python == sys.executable:
-        prefixes = [sys.prefix, sys.base_prefix]
-    else:
-        script = "import sys; print(sys.prefix); print(sys.base_prefix)"
-        prefixes = subprocess.run([python, "-c", script], capture_output=True, text=True, check=True).stdout.split(
-            "\n"
-        )[:2]
-    folders = {str(Path(prefix)) for prefix in prefixes} | {str(Path(prefix).resolve()) for prefix in prefixes}
-    return sorted(folder for folder in folders if not folder.startswith("/usr/") and folder != "/usr")
-
-
-def _command(tier: str, python: str, inside: Sequence[int], filter_fd: int, private: Sequence[str] = ()) -> list[str]:
-    runner = [python, "-I", "-B"]
-    arguments = [str(fd) for fd in inside]
-    if tier == "none":
-        return [*runner, str(_HERE / "runner.py"), *arguments]
-    binds = [(folder, folder) for folder in _interpreter_folders(python)]
-    binds += [(str(_HERE / name), f"{GUEST}/{name}") for name in ("runner.py", "guest.py", "wire.py")]
-    program = [*runner, f"{GUEST}/runner.py", *arguments]
-    bound = ["/usr", *(inner for _, inner in binds)]
-    hidden = [folder for folder in map(os.path.realpath, private) if any(_below(folder, top) for top in bound)]
-    if tier == "bubblewrap":
-        return [*_bubblewrap(binds, filter_fd, hidden), *program]
-    staged = [(f"/mnt/{i}", inner) for i, (_, inner) in enumerate(binds)]
-    uid = str(SLOT_UID_BASE + os.getpid())
-    drop = ["setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "--no-new-privs"]
-    stage = [
-        "unshare",
-        "--mount",
-        "--propagation",
-        "private",
-        "--",
-        "sh",
-        "-c",
-        _STAGE,
-        "stage",
-        str(len(binds)),
-    ]
-    return [*stage, *(outer for outer, _ in binds), *drop, *_bubblewrap(staged, filter_fd, hidden), *program]
-
-
-def _below(path: str, folder: str) -> bool:
-    return Path(path).is_dir() and Path(path).is_relative_to(folder)
-
-
-def _bubblewrap(binds: Sequence[tuple[str, str]], filter_fd: int, hidden: Sequence[str]) -> list[str]:
-    """The sandbox itself: own namespaces, no network, read-only system, private sized tmpfs, empty environment."""
-    command = ["bwrap", "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
-    command += ["--unshare-cgroup-try", "--disable-userns", "--uid", "65534", "--gid", "65534"]
-    command += [
-        "--die-with-parent",
-        "--new-session",
-        "--hostname",
-        "grader",
-        "--cap-drop",
-        "ALL",
-        "--clearenv",
-    ]
-    environment = {"HOME": HOME, "TMPDIR": "/tmp", "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
-    for name, value in environment.items():
-        command += ["--setenv", name, value]
-    command += ["--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin", "--symlink", "usr/lib", "/lib"]
-    command += ["--symlink", "usr/lib64", "/lib64", "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
-    command += ["--proc", "/proc", "--ro-bind-try", "/proc/sys", "/proc/sys", "--dev", "/dev"]
-    for path, mode, size in (("/dev/shm", "1777", 32), ("/tmp", "1777", 64), (HOME, "0700", 128)):
-        command += ["--perms", mode, "--size", str(size << 20), "--tmpfs", path]
-    for outer, inner in binds:
-        command += ["--ro-bind", outer, inner]
-    for folder in hidden:
-        command += ["--tmpfs", folder, "--remount-ro", folder]
-    command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", HOME]
-    return [*command, "--seccomp", str(filter_fd), "--"]
+def _remove_files_of(uid: int) -> None:
+    """Remove what a user has left in the folders that all share; no link is followed."""
+    for folder in SHARED_FOLDERS:
+        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.stat(follow_symlinks=False).st_uid != uid:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    Path(entry.path).unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import os
 import platform
 import struct
 import tempfile
+from collections.abc import Callable, Sequence
 
 import psutil
 
@@ -55,7 +56,7 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
 }
 _SOCKET, _CLONE, _CLONE3 = (41, 198), (56, 220), (435, 435)
 _AUDIT_ARCH = (0xC000003E, 0xC00000B7)
-_AF_ALLOWED = (1, 2, 10)  # unix, inet and inet6: a network namespace holds nothing but loopback
+_AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
 _AF_NETLINK = 16
 _CLONE_NEWUSER = 0x10000000
 
@@ -79,8 +80,12 @@ def rlimits(limits: Limits) -> dict[str, int]:
     }
 
 
-def seccomp_filter() -> bytes:
-    """A classic BPF program that refuses what no notebook needs (seccomp(2)); empty on an unknown machine."""
+def seccomp_filter(*, network: bool = True) -> bytes:
+    """A classic BPF program that refuses what no notebook needs (seccomp(2)); empty on an unknown machine.
+
+    `network` says whether there may be internet sockets: a network namespace holds nothing but loopback.
+    """
+    families = (_AF_UNIX, _AF_INET, _AF_INET6) if network else (_AF_UNIX,)
     machine = {"x86_64": 0, "aarch64": 1}.get(platform.machine())
     if machine is None:
         return b""
@@ -108,7 +113,7 @@ def seccomp_filter() -> bytes:
         (_JUMP_EQ, 1, 0, _SOCKET[machine]),
         (_RETURN, 0, 0, _ALLOW),
         (_LOAD, 0, 0, _ARGUMENT_AT),
-        *((_JUMP_EQ, len(_AF_ALLOWED) - i + 2, 0, family) for i, family in enumerate(_AF_ALLOWED)),
+        *((_JUMP_EQ, len(families) - i + 2, 0, family) for i, family in enumerate(families)),
         (_JUMP_EQ, 0, 1, _AF_NETLINK),
         (_RETURN, 0, 0, _ERRNO | errno.EOPNOTSUPP),
         (_RETURN, 0, 0, _ERRNO | errno.EAFNOSUPPORT),
@@ -126,12 +131,32 @@ def anonymous_file(data: bytes) -> int:
         return os.dup(file.fileno())
 
 
-def tree_rss_bytes(root_pid: int) -> int:
-    """Resident bytes of a process and all its descendants; shared pages count once for each process."""
-    total = 0
+def uses_more_than(limit_bytes: int, root_pid: int) -> bool:
+    """Whether a process and all its descendants hold more memory than that, pages that they share counted once.
+
+    How pages are shared is asked only when the resident sizes add up to too much, and where it may be known.
+    """
+    members = []
     with contextlib.suppress(psutil.NoSuchProcess):
         root = psutil.Process(root_pid)
-        for member in [root, *root.children(recursive=True)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                total += member.memory_info().rss
+        members = [root, *root.children(recursive=True)]
+    return _sum(members, _resident) > limit_bytes and _sum(members, _proportional) > limit_bytes
+
+
+def _sum(members: Sequence[psutil.Process], size: Callable[[psutil.Process], int]) -> int:
+    total = 0
+    for member in members:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += size(member)
     return total
+
+
+def _resident(process: psutil.Process) -> int:
+    return int(process.memory_info().rss)
+
+
+def _proportional(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_full_info().pss)
+    except psutil.AccessDenied:
+        return _resident(process)

@@ -5,29 +5,42 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from grader.errors import SandboxUnavailable
+from grader.sandbox import tiers
 from grader.sandbox.bridge import Session, Student, StudentError
+from grader.sandbox.launch import SHARED_FOLDERS
 from grader.types import Limits
 
 PROMISES = {
     "imports_mxnet": "MXNet can be imported inside",
     "no_network": "no host socket can be reached",
     "no_vsock": "no socket to the machine's hypervisor",
-    "no_host_files": "files of the host cannot be read",
+    "no_closed_files": "files that are closed to other users cannot be read",
+    "no_host_files": "no file of the host can be read, whatever its mode",
+    "no_descriptors": "no open file of the grader is inherited",
     "no_host_processes": "processes of the host cannot be seen",
     "no_environment": "the grader's environment cannot be read",
-    "not_root": "the notebook is not root",
+    "not_root": "the notebook is not root and cannot become it",
     "runner_sealed": "the process that runs the notebook cannot be written to",
+    "no_kernel_calls": "system calls that no notebook needs are refused",
     "no_core_pattern": "kernel settings cannot be written",
-    "read_only_system": "only its own folder can be written",
-    "disk_limit": "its own folder has a size limit",
+    "read_only_system": "system folders cannot be written",
+    "own_folders_only": "nothing that it writes lies in a folder of the host",
+    "small_dev": "no device but the harmless ones",
+    "disk_limit": "all that it writes has a size limit",
     "process_limit": "the number of processes has a limit",
 }
+NOT_PROMISED = {
+    tiers.UID: {"no_host_files", "no_host_processes", "own_folders_only", "small_dev", "disk_limit"},
+}
+_DEVICES = ["console", "core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin"]
+_DEVICES += ["stdout", "tty", "urandom", "zero"]
 _LIMITS = Limits(
     notebook_cpu_s=60,
     notebook_wall_s=60,
@@ -40,7 +53,7 @@ _LIMITS = Limits(
     open_files=256,
 )
 _CANARY = """
-import glob, os, socket, subprocess
+import ctypes, glob, os, platform, socket, subprocess
 
 def fails(attempt):
     try:
@@ -79,16 +92,46 @@ def environments():
             pass
     return b"".join(found)
 
+def descriptors():
+    found = []
+    for fd in range(3, 256):
+        try:
+            found.append(os.pread(fd, 1 << 16, 0))
+        except OSError:
+            pass
+    return b"".join(found)
+
+def leave_a_file():
+    for folder in ("/tmp", "/var/tmp", "/dev/shm"):
+        fails(lambda: open(f"{folder}/{MARK}", "w").close())
+
+# ptrace, keyctl, bpf, userfaultfd, mount, unshare, perf_event_open, kexec_load, io_uring_setup
+CALLS = {
+    "x86_64": (101, 250, 321, 323, 165, 272, 298, 246, 425),
+    "aarch64": (117, 219, 280, 282, 40, 97, 241, 104, 425),
+}
+
+def is_refused(number):
+    libc = ctypes.CDLL(None, use_errno=True)
+    return libc.syscall(number, 0, 0, 0, 0, 0) == -1 and ctypes.get_errno() == 1
+
+leave_a_file()
+status = open("/proc/self/status").read()
 kept = {
     "no_network": fails(lambda: socket.create_connection(("127.0.0.1", PORT), timeout=2)),
     "no_vsock": fails(lambda: socket.socket(40, socket.SOCK_STREAM)),
+    "no_closed_files": fails(lambda: open(CLOSED).read()),
     "no_host_files": fails(lambda: open(SECRET).read()),
+    "no_descriptors": MARK.encode() not in descriptors(),
     "no_host_processes": len(glob.glob("/proc/[0-9]*")) < 16,
     "no_environment": MARK.encode() not in environments(),
-    "not_root": os.getuid() != 0 and "CapEff:\\t0000000000000000" in open("/proc/self/status").read(),
+    "not_root": os.getuid() != 0 and all(f"Cap{kind}:\\t0000000000000000" in status for kind in ("Inh", "Prm", "Eff"))
+        and "NoNewPrivs:\\t1" in status,
     "runner_sealed": fails(lambda: open(f"/proc/{os.getppid()}/mem", "r+b")),
     "no_core_pattern": fails(lambda: open("/proc/sys/kernel/core_pattern", "w")),
     "read_only_system": all(fails(lambda p=p: open(p + "/x", "w")) for p in ("/", "/usr", "/dev", "/opt", "/etc")),
+    "no_kernel_calls": "Seccomp:\\t2" in status and all(map(is_refused, CALLS.get(platform.machine(), ()))),
+    "small_dev": not [name for name in os.listdir("/dev") if name not in DEVICES],
     "process_limit": fails(multiply),
     "disk_limit": fails(fill),
 }
@@ -102,8 +145,8 @@ except Exception:
 
 def prove(tier: str) -> dict[str, bool]:
     """Which promises this tier keeps on this machine. Raises SandboxUnavailable if the canary could not run."""
-    with _bait() as (port, secret, mark):
-        head = f"PORT, SECRET, MARK = {port}, {secret!r}, {mark!r}\n"
+    with _bait() as bait:
+        head = "".join(f"{name} = {value!r}\n" for name, value in bait.items())
         with Session(
             notebook=_notebook(head + _CANARY), files={}, environment={}, limits=_LIMITS, tier=tier
         ) as session:
@@ -114,31 +157,48 @@ def prove(tier: str) -> dict[str, bool]:
                 raise SandboxUnavailable(
                     f"the sandbox's self-test did not end: {execution.message or error}"
                 ) from error
+            left = [folder for folder in SHARED_FOLDERS if (Path(folder) / str(bait["MARK"])).exists()]
     if not isinstance(kept, dict):
         raise SandboxUnavailable("the sandbox's self-test did not report what it found")
+    kept["own_folders_only"] = not left
     return {name: kept.get(name) is True for name in PROMISES}
 
 
+def promised(tier: str) -> list[str]:
+    """The promises that a tier makes: all, but for the weaker tier."""
+    return [name for name in PROMISES if name not in NOT_PROMISED.get(tier, ())]
+
+
 def require(tier: str) -> None:
-    """Refuse a sandbox that does not keep every promise. Raises SandboxUnavailable."""
-    broken = [PROMISES[name] for name, kept in prove(tier).items() if not kept]
+    """Refuse a sandbox that does not keep every promise that it makes. Raises SandboxUnavailable."""
+    kept = prove(tier)
+    broken = [PROMISES[name] for name in promised(tier) if not kept[name]]
     if broken:
         raise SandboxUnavailable(f"the sandbox does not hold here: not kept is «{broken[0]}» ({len(broken)} in all).")
 
 
 @contextlib.contextmanager
-def _bait() -> Iterator[tuple[int, str, str]]:
-    """A listening socket, a readable file and an environment variable, all outside."""
-    mark = f"canary-{os.getpid()}"
+def _bait() -> Iterator[dict[str, object]]:
+    """A listening socket, a file for all, a file of ours, open and closed, and an environment variable, all outside."""
+    mark = f"canary-{os.getpid()}-{secrets.token_hex(4)}"
     with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:
-        secret = Path(folder) / "secret"
-        secret.write_text(mark)
+        for name, mode in (("secret", 0o644), ("closed", 0o600)):
+            (Path(folder) / name).write_text(mark)
+            (Path(folder) / name).chmod(mode)
         Path(folder).chmod(0o755)
         os.environ["GRADER_CANARY"] = mark
-        try:
-            yield server.getsockname()[1], str(secret), mark
-        finally:
-            del os.environ["GRADER_CANARY"]
+        with (Path(folder) / "closed").open("rb") as opened:
+            os.set_inheritable(opened.fileno(), True)
+            try:
+                yield {
+                    "PORT": server.getsockname()[1],
+                    "SECRET": f"{folder}/secret",
+                    "CLOSED": f"{folder}/closed",
+                    "MARK": mark,
+                    "DEVICES": _DEVICES,
+                }
+            finally:
+                del os.environ["GRADER_CANARY"]
 
 
 def _notebook(source: str) -> bytes:

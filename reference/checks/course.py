@@ -186,6 +186,9 @@ class Course:
         goes_on = all((after == before + self.T).all() for before, after in pairs)
         if self.is_random and goes_on and set(self.used) != {"data_iter_random"}:
             raise Mistake("wrong_iterator", "The minibatches should come from data_iter_random.")
+        orders = {np.concatenate(epoch).tobytes() for epoch in starts}
+        if self.is_random and len(orders) == 1 and len(self.used) < NUM_EPOCHS and self.num_minibatches > 4:
+            raise Mistake("same_order", f"The iterator is called {len(self.used)} times in {NUM_EPOCHS} epochs.")
         if not self.is_random and not goes_on:
             raise Mistake("wrong_iterator", "The minibatches should come from data_iter_consecutive.")
 
@@ -274,7 +277,11 @@ MISTAKES = [
     ("divided_twice", {"loss": "1/BT"}),
     ("divided_twice", {"step": "1/BT"}),
     ("labels_by_row", {"labels": "batch first"}),
+    ("outputs_by_row", {"labels": "outputs batch first"}),
     ("labels_are_inputs", {"labels": "inputs"}),
+    ("last_step_only", {"steps": "last"}),
+    ("softmax_twice", {"softmax": True}),
+    ("state_in_part", {"carry": 0.5}),  # ToyModel: each of its two arrays holds a half
     ("stale_gradients", {"gradients": "stale"}),
     ("summed_gradients", {"gradients": "summed"}),
     ("new_each_epoch", {"params": "new"}),

@@ -1,5 +1,7 @@
 """Fakes on the grader's side: a table-driven language model in the forms that predict and evaluate functions take."""
 
+import itertools
+
 import numpy as np
 from expect import (
     Mistake,
@@ -15,7 +17,8 @@ from expect import (
 )
 from oracle import TableMachine, bigram_probabilities, consecutive_minibatches
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"  # no capitals, no space: a notebook may normalise its prefix
+LETTERS = "abcdefghijklmnopqrstuvwxyz"  # no capitals: a notebook may normalise its prefix
+BASE = 3  # of the digits in which a model's state number is kept, one in each of two arrays
 
 
 def alphabet(student, rng, vocab_size):
@@ -24,6 +27,13 @@ def alphabet(student, rng, vocab_size):
     own = student.get("idx_to_char") if student.has("idx_to_char") else None
     index = {char: i for i, char in enumerate(chars)}
     return (dict(enumerate(chars)) if isinstance(own, dict) else chars), index
+
+
+def put_space(letters, index, symbol, prefix):
+    """Rename a symbol to the space, unless two would stand together in the prefix: a notebook may make them one."""
+    if (symbol, symbol) not in itertools.pairwise(prefix):
+        del index[letters[symbol]]
+        letters[symbol], index[" "] = " ", symbol
 
 
 class Reader:
@@ -84,7 +94,7 @@ class Reader:
         index = {letters[i]: i for i in range(self.machine.vocab_size)}
         if num_chars and not fed:
             raise Mistake("never_asked", observed)
-        if not set(text) <= set(index):
+        if not set(text) <= set(index) or (len(text) == len(expected) and is_renamed(text, expected, seen)):
             raise Mistake("own_alphabet", observed)
         if text == expected[len(prefix) :] or (len(text) == len(expected) and not text.startswith(words)):
             raise Mistake("prefix_missing", observed)
@@ -119,6 +129,16 @@ class Reader:
             return "always_first"
         is_at_once = len(self.fed[0]) > 1
         return "first_output" if is_at_once and chosen[0] == int(np.argmax(scores[0])) else "not_likeliest"
+
+
+def is_renamed(text, expected, seen):
+    """Whether the text is the expected one with other characters for the symbols that follow the prefix.
+
+    What was read was right then, to the character before the last.
+    """
+    pairs = set(zip(text, expected, strict=True))
+    is_one_to_one = len(pairs) == len(set(text)) == len(set(expected))
+    return is_one_to_one and text != expected and expected.startswith(seen[: len(expected) - 1])
 
 
 class TableRnn(Reader):
@@ -174,18 +194,26 @@ class TableModel(Reader):
     def __init__(self, rng, vocab_size, scale=1.0):
         super().__init__(rng, vocab_size)
         self.scale = scale
-        self.begin, self.step = callback("begin_state", first_zeros), callback("model", self._step)
+        self.begin, self.step = callback("begin_state", self._begin), callback("model", self._step)
+
+    def _begin(self, batch_size):
+        """Two arrays, as an LSTM has: a state number is the first and BASE times the second."""
+        return first_zeros(batch_size) * 2
 
     def _step(self, inputs, state, is_recording, is_training):
         """Inputs [B, T] and a state -> (scores [T·B, V], the new state)."""
         symbols = as_indices(inputs, "The input handed to the model, [B, T],", self.machine.vocab_size).T
         self.flags.append((is_recording, is_training))
         shape = (1, symbols.shape[1], 2)
-        array = as_state(state, "the state handed to the model", shape)
-        scores, states = self.read(symbols, self.decode(array))
+        arrays = as_arrays(state, "the state handed to the model", 2, shape)
+        low, high = (self.decode(array) for array in arrays)
+        states = [int(first + BASE * second) for first, second in zip(low, high, strict=True)]
+        assert max(states) < self.machine.num_states, "The two arrays of the state do not belong together."
+        scores, states = self.read(symbols, states)
         self.scores.append(scores * self.scale)
         output = self.scores[-1].reshape(-1, self.machine.vocab_size).astype("float32")
-        return output, [np.broadcast_to(np.array(states, "float32")[:, None], shape)]
+        digits = np.array([[state % BASE for state in states], [state // BASE for state in states]], "float32")
+        return output, [np.broadcast_to(digit[:, None], shape) for digit in digits]
 
 
 class BigramModel(TableModel):

@@ -145,7 +145,10 @@ class Loop:
     clip: str = "global"  # or "never" (also: after the update), "each"
     loss: str = "1"
     step: str = "1"
-    labels: str = "time first"  # or "batch first", "inputs"
+    labels: str = "time first"  # or "batch first", "inputs", "outputs batch first"
+    steps: str = "all"  # that count in the loss, or "last"
+    softmax: bool = False  # one more, on what the loss takes for scores
+    carry: float = 1.0  # the part of the state that goes on
     gradients: str = "fresh"  # or "summed" over all minibatches, "stale": those of the minibatch before
     params: str = "kept"  # or "new" in each epoch
     momentum: float = 0.0
@@ -170,6 +173,7 @@ def train(loop, params, epochs, lr, theta):
             early = descent.step(params, X.shape) if loop.gradients == "stale" else params
             mean, grads, hidden = _toy_gradients(loop, params, X, Y, hidden, early)
             losses[-1].append(mean)
+            hidden = hidden * loop.carry
             descent.add(grads)
             params = early if loop.gradients == "stale" else descent.step(params, X.shape)
     return params, losses
@@ -189,12 +193,25 @@ def _toy_gradients(loop, params, X, Y, hidden, late):
     V = params[3].shape[1]
     inputs = to_onehot(X, V)
     outputs, states = recurrence(inputs, hidden, params, linear)
-    labels = np.asarray(X if loop.labels == "inputs" else Y).astype(int)
-    labels = labels.reshape(labels.T.shape) if loop.labels == "batch first" else labels.T
-    scale = _factor(loop.loss, X.shape, 1) / labels.size
-    d_outputs = (np.exp(log_softmax(outputs)) - np.eye(V)[labels]) * scale
+    labels = _labels(loop, X, Y)
+    scores = np.exp(log_softmax(outputs)) if loop.softmax else outputs
+    d_outputs = (np.exp(log_softmax(scores)) - np.eye(V)[labels]) * _factor(loop.loss, X.shape, 1) / labels.size
+    if loop.softmax:
+        d_outputs = scores * (d_outputs - (scores * d_outputs).sum(axis=-1, keepdims=True))
+    if loop.steps == "last":
+        d_outputs = np.concatenate([0 * d_outputs[:-1], len(d_outputs) * d_outputs[-1:]])
     grads = recurrence_gradients(inputs, hidden, late, d_outputs, linear, states)
     return float(nats(outputs, labels).mean()), grads, states[-1]
+
+
+def _labels(loop, X, Y):
+    """The labels [T, B] that the outputs are compared with."""
+    labels = np.asarray(X if loop.labels == "inputs" else Y).astype(int)
+    if loop.labels == "batch first":
+        return labels.reshape(labels.T.shape)
+    if loop.labels == "outputs batch first":
+        return labels.T.reshape(labels.shape).T
+    return labels.T
 
 
 class _Descent:
@@ -299,7 +316,7 @@ class TableMachine:
         self.vocab_size, self.num_states = vocab_size, num_states
         self.following = rng.integers(1, num_states, size=(num_states, vocab_size))
         ranks = rng.permuted(np.tile(np.arange(vocab_size), (num_states, vocab_size, 1)), axis=2)
-        self.scores = ranks * 0.7 + rng.uniform(0, 0.2, ranks.shape)
+        self.scores = (ranks - 0.75 * vocab_size) * 0.7 + rng.uniform(0, 0.2, ranks.shape)  # some far below zero
 
     def advance(self, state, symbol):
         """(scores [V], the state after)."""

@@ -144,6 +144,7 @@ def wrong_values(losses, mean, B, T):
             ("mean_of_exps", np.mean(np.exp(calls))),
             ("mean_of_exps", np.mean(np.exp(losses.all()))),
             ("mean_of_means", np.exp(np.mean(calls))),
+            *(("rounded", round(math.exp(mean), digits)) for digits in range(4)),
             ("no_exp", mean),
             ("no_exp", mean / math.log(2)),
             ("base_2", 2**mean),

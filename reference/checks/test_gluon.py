@@ -8,7 +8,7 @@ from expect import as_array, as_indices, as_pair, as_text, callback, decoding, f
 # isort: split
 import oracle
 from expect import FORWARD, Mistake, assert_close, is_close
-from fakes import TableModel, alphabet
+from fakes import TableModel, alphabet, put_space
 
 ### END HIDDEN TESTS
 
@@ -18,7 +18,7 @@ from fakes import TableModel, alphabet
 def output_of(result, T, B, V):
     """(output [T·B, V], state arrays) of a model."""
     output, state = as_pair(result, "RNNModel's forward", "(output, state)")
-    return as_array(output, f"the output of RNNModel for inputs [{B}, {T}]", (T * B, V)), state
+    return as_array(output, f"The output of RNNModel for inputs [{B}, {T}]", (T * B, V)), state
 
 
 def layouts_of(student, *form):
@@ -59,6 +59,8 @@ def readable_weights(named, num_layers, V, width):
     dense = [value for value in rest if value.shape == (V, width)], [value for value in rest if value.shape == (V,)]
     if any(len(values) != num_layers for values in found.values()) or found["i2h_weight"][0].shape[1] != V:
         return None
+    if len(rest) == 4 and [value.shape[1:] for value in rest[::2]] == [(width,), rest[0].shape[:1]]:
+        raise Mistake("more_layers", f"Behind the recurrent layer lie {[value.shape for value in rest]}.")
     if len(rest) != 2 or not dense[0] or not dense[1]:
         return None
     return list(zip(*found.values(), strict=True)), (dense[0][0], dense[1][0])
@@ -101,9 +103,10 @@ def judge_rnn_model(student, rng, form, B, T):
         named = [(str(name), as_array(value, name)) for name, value in student.stubs.read_params(model)]
         assert_layers([(name, value.shape) for name, value in named], kind, num_layers, width, V)
         weights = readable_weights(named, num_layers, V, width)
-        expected = weights and oracle.gluon_model(kind, *weights, X, V)
     if weights:
-        assert_output(output.reshape(T, B, V), expected.reshape(T, B, V))
+        layers, (to_scores, bias) = weights
+        hidden = oracle.gluon_model(kind, layers, (np.eye(width), np.zeros(width)), X, V)
+        assert_output(output.reshape(T, B, V), hidden.reshape(T, B, width), lambda states: states @ to_scores.T + bias)
     assert_laws(student, rng, model, X, output.reshape(T, B, V))
     weighting = rng.normal(size=output.shape).astype("float32")
     found = student.stubs.gradients_of_model(model, X, weighting)
@@ -127,7 +130,7 @@ def judge_rnn_model(student, rng, form, B, T):
 def assert_state(state, size):
     """The state holds no less than the layer's own."""
     with decoding("The state of RNNModel"):
-        arrays = [as_array(array, "a state of RNNModel") for array in state]
+        arrays = [as_array(array, "A state of RNNModel") for array in state]
     found = sum(array.size for array in arrays)
     if found < size:
         raise Mistake("state_incomplete", f"The state of RNNModel holds {found} numbers, not {size}.")
@@ -143,9 +146,10 @@ def assert_layers(shapes, kind, num_layers, width, V):
         raise Mistake("onehot_size", f"The recurrent layer of RNNModel has {inputs} inputs for {V} symbols.")
 
 
-def assert_output(found, expected):
-    """Scores [T, B, V] agree as ln p; log_softmax changes nothing for the loss or for what is likeliest."""
+def assert_output(found, hidden, dense):
+    """Scores [T, B, V] are dense(hidden), as ln p; log_softmax changes nothing for the loss or what is likeliest."""
     T, B, V = found.shape
+    expected = dense(hidden)
     actual, right = oracle.log_softmax(found), oracle.log_softmax(expected)
     if is_close(actual, right, **FORWARD):
         return
@@ -155,6 +159,8 @@ def assert_output(found, expected):
     for name, function in ACTIVATIONS.items():
         if is_close(actual, oracle.log_softmax(function(expected)), **FORWARD):
             raise Mistake("activated", f"RNNModel puts a {name} on its scores.")
+        if is_close(actual, oracle.log_softmax(dense(function(hidden))), **FORWARD):
+            raise Mistake("activated_hidden", f"RNNModel puts a {name} on the hidden states.")
     assert_close(actual, right, "The output of RNNModel, as ln p,", FORWARD)
 
 
@@ -204,7 +210,7 @@ def assert_goes_on(student, model, X, steps):
     afresh, _ = output_of(student.stubs.run_model(model, X[:, half:]), T - half, B, V)
     if is_close(rest, afresh, **FORWARD):
         with decoding("The state of RNNModel"):
-            is_new = any(np.any(as_array(array, "a state of RNNModel")) for array in state)
+            is_new = any(np.any(as_array(array, "A state of RNNModel")) for array in state)
         raise Mistake("state_ignored" if is_new else "old_state", "The second half is read as if it were the first.")
     parts = [part.reshape(B, -1, V).swapaxes(0, 1) for part in (begun, rest)]
     if is_close(np.concatenate(parts), steps.reshape(B, T, V).swapaxes(0, 1), **FORWARD):
@@ -236,12 +242,15 @@ def test_predict_rnn_gluon_example(student):
 
 ### BEGIN HIDDEN TESTS
 @pytest.mark.check("predict_rnn_gluon")
-@pytest.mark.parametrize(("length", "num_chars", "V"), [(6, 12, 9), (1, 9, 5), (2, 1, 4), (4, 0, 6)])
-def test_predict_rnn_gluon(student, rng, length, num_chars, V):
+@pytest.mark.parametrize(
+    ("length", "num_chars", "V", "space"), [(6, 12, 9, 0), (1, 9, 5, -1), (2, 1, 4, 1), (4, 0, 6, 3), (60, 3, 8, -1)]
+)
+def test_predict_rnn_gluon(student, rng, length, num_chars, V, space):
     """The text that a table-driven model makes likely, where each output depends on all characters before."""
     fake = TableModel(rng, V)
     letters, index = alphabet(student, rng, V)
     prefix = fake.telling_prefix(rng, length, num_chars)
+    put_space(letters, index, fake.machine.greedy(prefix, num_chars)[space], prefix)
     words = "".join(letters[i] for i in prefix)
     rest = [V, student.ctx, letters, index]
     target = student.ref("predict_rnn_gluon")

@@ -45,7 +45,7 @@ def test_consecutive_example(student):
     (X, Y), (next_X, _) = batches[:2]
     assert_close(X - X[:, :1], [list(range(6))] * 2, "X, less its first column,", FORWARD)
     assert_close(Y, X + 1, "Y", FORWARD, "In this text each number is followed by the next.")
-    assert_close(next_X[:, 0], X[:, -1] + 1, "the first column of the second X", FORWARD)
+    assert_close(next_X[:, 0], X[:, -1] + 1, "The first column of the second X", FORWARD)
 
 
 ### BEGIN HIDDEN TESTS
@@ -205,6 +205,15 @@ def test_consecutive(student, rng, B, T, length):
         raise Mistake("late_start" if is_cut_right else "uneven_rows", observed)
     if len(starts) not in counts:
         raise Mistake("too_few", f"{observed} There are {len(starts)} minibatches, expected {max(counts)}.")
+
+
+@pytest.mark.check("data_iter_consecutive")
+def test_consecutive_begins_at_the_beginning(student, rng):
+    """The first window begins the text; or, at random, up to num_steps later."""
+    B, T, length = 2, 9, 80
+    begins = {int(starts_of(student, "data_iter_consecutive", text_of(rng, length), B, T)[0][0]) for _ in range(6)}
+    if len(begins) == 1 and max(begins) > 0:
+        raise Mistake("late_start", f"In each of 6 epochs the first mini-batch begins at {begins}.")
 
 
 def mistake_of_going_on(before, after, num_steps):

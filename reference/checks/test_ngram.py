@@ -49,7 +49,7 @@ def test_mlp_example(student):
     """NGramMLP(5) turns 3 encoded contexts into scores [3, 5]."""
     X = np.eye(3, 10, dtype="float32")
     mlp = student.keep(student.stubs.ref("make_mlp"), X, 5)
-    as_array(student.call(mlp, X), "the output of NGramMLP(5) for 3 contexts", (3, 5))
+    as_array(student.call(mlp, X), "The output of NGramMLP(5) for 3 contexts", (3, 5))
 
 
 ### BEGIN HIDDEN TESTS
@@ -143,6 +143,8 @@ def wrong_sequences(X, V, onehot):
         ("one_place", onehot[:, 0]),
         ("one_place", onehot[:, -1]),
         ("bag", onehot.sum(axis=1)),
+        ("shifted", np.roll(onehot, 1, axis=2).reshape(N, -1)),
+        ("shifted", np.roll(onehot, -1, axis=2).reshape(N, -1)),
         ("not_encoded", X),
     ]
 
@@ -159,6 +161,8 @@ def wrong_bags(X, V, onehot):
         ("over_symbols", onehot.sum(axis=2)),
         ("over_contexts", onehot.sum(axis=0)),
         ("over_contexts", onehot.sum(axis=(0, 1))),
+        ("shifted", np.roll(counts, 1, axis=1)),
+        ("shifted", np.roll(counts, -1, axis=1)),
         ("sequence", onehot.reshape(len(X), -1)),
         ("not_summed", onehot),
     ]
@@ -194,7 +198,7 @@ def layers_of(units, width, V):
 def values_of(student, mlp, what):
     """The weights and biases."""
     with decoding(f"The weights of {what}"):
-        return [as_array(value, "a weight") for _, value in student.stubs.read_params(mlp)]
+        return [as_array(value, "A weight") for _, value in student.stubs.read_params(mlp)]
 
 
 @pytest.mark.check("NGramMLP")
@@ -204,7 +208,7 @@ def test_mlp_is_nonlinear(student, rng):
     a, b = rng.uniform(0, 1, (2, 5, width)).astype("float32")  # as counts are: an activation of inputs shows nothing
     mlp = student.keep(student.stubs.ref("make_mlp"), a, V)
     f_a, f_b, f_both, f_none = (
-        as_array(student.call(mlp, x), "the output of NGramMLP", (5, V)) for x in (a, b, a + b, np.zeros_like(a))
+        as_array(student.call(mlp, x), "The output of NGramMLP", (5, V)) for x in (a, b, a + b, np.zeros_like(a))
     )
     gap = np.abs(f_a + f_b - f_both - f_none).max()
     if gap < 1e-3:
@@ -217,7 +221,7 @@ def test_mlp_rows_are_apart(student, rng):
     V, width = 5, 10
     X = rng.uniform(0, 1, (4, width)).astype("float32")
     mlp = student.keep(student.stubs.ref("make_mlp"), X, V)
-    both = [as_array(student.call(mlp, x), "the output of NGramMLP", (len(x), V)) for x in (X, X[1:2])]
+    both = [as_array(student.call(mlp, x), "The output of NGramMLP", (len(x), V)) for x in (X, X[1:2])]
     if not is_close(both[0][1:2], both[1], **FORWARD):
         raise Mistake("rows_mix")
 
@@ -228,11 +232,11 @@ def test_mlp_output_is_free(student, rng):
     V, hidden, width = 7, 16, 12
     X = rng.normal(0, 1, (9, width)).astype("float32")
     mlp = student.keep(student.stubs.ref("make_mlp"), X, V, hidden)
-    scores = as_array(student.call(mlp, X), "the output of NGramMLP", (9, V))
+    scores = as_array(student.call(mlp, X), "The output of NGramMLP", (9, V))
     if (scores >= 0).all() and np.allclose(scores.sum(axis=1), 1, atol=1e-4):
         raise Mistake("softmax")
     student.stubs.multiply_output_layer(mlp, V, -3.0)
-    after = as_array(student.call(mlp, X), "the output of NGramMLP", (9, V))
+    after = as_array(student.call(mlp, X), "The output of NGramMLP", (9, V))
     before, after = (values - values.mean(axis=1, keepdims=True) for values in (scores, after))
     if np.abs(after + 3 * before).max() > 1e-3 * np.abs(before).max():
         raise Mistake("output_activation")
@@ -246,7 +250,7 @@ def test_mlp_learns(student):
     y = np.array([3, 1, 7, 0, 0, 5, 2, 6], "float32")
     mlp = student.keep(student.stubs.ref("make_mlp"), X, V)
     first = values_of(student, mlp, "NGramMLP")
-    before, after = as_numbers(student.stubs.learn(mlp, X, y, 100, 0.01), "the losses", 2)
+    before, after = as_numbers(student.stubs.learn(mlp, X, y, 100, 0.01), "The losses", 2)
     last = values_of(student, mlp, "NGramMLP")
     if any(np.array_equal(a, b) for a, b in zip(first, last, strict=True)):
         raise Mistake("no_gradient")

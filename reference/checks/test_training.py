@@ -162,6 +162,19 @@ def assert_can_predict(prefix, num_chars, vocab_size, idx_to_char, char_to_idx):
         return prefix + str(idx_to_char[0])[:1] * int(length)
 
 
+def predict_stub(name, function):
+    """The same for a predict function, where a wrong call has a name."""
+    stub = callback(name, function)
+
+    def answer(*args, **kwargs):
+        try:
+            return stub(*args, **kwargs)
+        except AssertionError as error:
+            raise Mistake("bad_call", str(error)) from error
+
+    return answer
+
+
 def predict_rnn(
     prefix, num_chars, rnn, params, init_rnn_state, num_hiddens, vocab_size, ctx, idx_to_char, char_to_idx, *_, **__
 ):
@@ -187,11 +200,11 @@ def printing_case(student, rng):
         "data_iter_random": lambda *args, **kwargs: [tuple(minibatch)],
         "data_iter_consecutive": lambda *args, **kwargs: [tuple(minibatch)],
         "grad_clipping": callback("grad_clipping", lambda grads, theta: grads),
-        "predict_rnn": callback("predict_rnn", predict_rnn),
-        "predict_rnn_gluon": callback("predict_rnn_gluon", predict_rnn_gluon),
+        "predict_rnn": predict_stub("predict_rnn", predict_rnn),
+        "predict_rnn_gluon": predict_stub("predict_rnn_gluon", predict_rnn_gluon),
     }
     text = ([int(i) for i in rng.integers(0, V, 40)], letters, index)
-    return hidden, V, text, (PRINTED, 3, 0.1, 1.0, 2, 1, 5, [PREFIX]), helpers
+    return hidden, V, text, (PRINTED, 3, 0.1, 1.0, 2, 1, 5), helpers
 
 
 @pytest.mark.parametrize(
@@ -202,13 +215,14 @@ def printing_case(student, rng):
     ],
 )
 def test_train_prints(student, rng, is_random):
-    """With a prefix, and pred_period = 1, the loop runs through; what it prints is free."""
+    """With and without a prefix, and pred_period = 1, the loop runs through; what it prints is free."""
     hidden, V, text, rest, helpers = printing_case(student, rng)
     functions = (student.stubs.ref("toy_rnn"), student.stubs.ref("toy_get_params"))
     toy = [*functions, callback("init_rnn_state", init_rnn_state), hidden, V, student.ctx]
     target = student.ref("train_and_predict_rnn")
-    _, perplexities = as_result(student.stubs.judge_printing(target, helpers, toy, [*text, is_random, *rest]))
-    as_numbers(perplexities, "perplexities", PRINTED)
+    for prefixes in ([PREFIX], []):
+        result = student.stubs.judge_printing(target, helpers, toy, [*text, is_random, *rest, prefixes])
+        as_numbers(as_result(result)[1], "perplexities", PRINTED)
 
 
 @pytest.mark.check("train_gluon")
@@ -218,8 +232,9 @@ def test_train_gluon_prints(student, rng):
     model = student.keep(student.stubs.ref("make_toy_model"), True)
     target = student.ref("train_and_predict_rnn_gluon")
     toy = (model, hidden, V, student.ctx)
-    perplexities = student.stubs.judge_loop(target, helpers, lambda: None, *toy, *text, *rest)
-    as_numbers(perplexities, "perplexities", PRINTED)
+    for prefixes in ([PREFIX], []):
+        perplexities = student.stubs.judge_loop(target, helpers, lambda: None, *toy, *text, *rest, prefixes)
+        as_numbers(perplexities, "perplexities", PRINTED)
 
 
 ### END HIDDEN TESTS

@@ -15,31 +15,55 @@ import psutil
 import pytest
 
 from grader.errors import SandboxUnavailable
-from grader.sandbox import launch
+from grader.sandbox import tiers
 from grader.sandbox.bridge import Handle, Session, SessionOver, Student, StudentError
-from grader.sandbox.selftest import PROMISES, prove, require
+from grader.sandbox.selftest import PROMISES, promised, prove, require
 from grader.types import Outcome
 from tests.conftest import LIMITS, notebook_of
 
 Start = Callable[..., Session]
 
 
+@pytest.fixture(scope="module", params=[tier for tier in tiers.candidates() if not tiers.why_not(tier)])
+def tier(request: pytest.FixtureRequest) -> str:
+    """Every sandbox that this user can have on this machine."""
+    return str(request.param)
+
+
 def test_the_canary_fails_at_everything_forbidden(tier: str) -> None:
-    """The self-test, run for real, finds every promise kept by this machine's sandbox."""
-    assert prove(tier) == dict.fromkeys(PROMISES, True)
+    """The self-test, run for real, finds that each sandbox keeps exactly the promises that it makes."""
+    assert [name for name, holds in prove(tier).items() if holds] == promised(tier)
 
 
-def test_an_ordinary_user_gets_the_same_promises() -> None:
-    """Started by an ordinary user, who has no uid to drop, the sandbox keeps the same promises."""
-    code = "from grader.sandbox.selftest import prove; import sys; sys.exit(not all(prove('bubblewrap').values()))"
-    command = [sys.executable, "-B", "-c", code]
-    if os.geteuid() == 0:
-        command = as_ordinary_user(command)
-    assert subprocess.run(command, cwd="/", env={"PATH": os.environ["PATH"]}).returncode == 0
+ELSEWHERE = "CONFORMANCE_RUN_ELSEWHERE"  # set in the runs that the next test starts
+# what root may do in a container that was given no further rights
+CONTAINER = "chown dac_override fowner fsetid kill setgid setuid setpcap net_bind_service net_raw sys_chroot mknod"
+USERS = {
+    "an ordinary user": ["setpriv", "--reuid=1234", "--regid=1234", "--clear-groups"],
+    "root in a container": ["setpriv", "--inh-caps=-all", f"--bounding-set=-all,+{CONTAINER.replace(' ', ',+')}"],
+}
 
 
-def as_ordinary_user(command: list[str]) -> list[str]:
-    """The command, run by uid 1234, who is given a view of the interpreter and of this repository.
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.skipif(ELSEWHERE in os.environ, reason="this is the run as another user")
+@pytest.mark.parametrize(("user", "expected"), list(zip(USERS, (tiers.USER, tiers.UID), strict=True)))
+def test_the_sandbox_of_another_user_passes_this_suite(user: str, expected: str) -> None:
+    """An ordinary user, and root in an ordinary container, each have a sandbox, and it passes all these tests."""
+    pytest_again = [sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__))]
+    check = f"from grader.sandbox.tiers import pick_tier; import sys; sys.exit(pick_tier() != {expected!r})"
+    for command in ([sys.executable, "-B", "-c", check], pytest_again):
+        done = subprocess.run(
+            with_open_folders([*USERS[user], *command]),
+            cwd="/",
+            env={"PATH": tiers.PATH, ELSEWHERE: user},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def with_open_folders(command: list[str]) -> list[str]:
+    """The command, run where every user has a view of the interpreter and of this repository.
 
     Both may lie in a closed home: in a private mount namespace they are bound again above an open, empty folder.
     """
@@ -52,7 +76,7 @@ def as_ordinary_user(command: list[str]) -> list[str]:
     for i, path in enumerate(paths):
         if any(folder in Path(path).parents for folder in tops):
             script.append(f"mkdir -p {path}; mount --bind /mnt/{i} {path}")
-    script.append('exec setpriv --reuid 1234 --regid 1234 --clear-groups "$@"')
+    script.append('exec "$@"')
     return ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", "\n".join(script), "sh", *command]
 
 
@@ -65,14 +89,15 @@ def test_a_sandbox_that_breaks_a_promise_is_refused(monkeypatch: pytest.MonkeyPa
 
 def test_without_bubblewrap_there_is_no_grading(monkeypatch: pytest.MonkeyPatch) -> None:
     """No sandbox, no grading, and the sentence says what to install."""
-    monkeypatch.setattr(launch.shutil, "which", lambda _: None)
+    monkeypatch.setattr(tiers.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(tiers, "candidates", lambda: (tiers.USER,))
     with pytest.raises(SandboxUnavailable, match="install the package bubblewrap"):
-        launch.pick_tier()
+        tiers.pick_tier()
 
 
 def test_a_sandbox_that_does_not_come_up_is_our_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the command fails, the error is an infrastructure error that quotes what the command said."""
-    monkeypatch.setattr(launch, "_command", lambda *_: ["sh", "-c", "echo no namespaces here >&2; exit 1"])
+    monkeypatch.setattr(tiers, "command", lambda *_: ["sh", "-c", "echo no namespaces here >&2; exit 1"])
     with Session(notebook=notebook_of(), files={}, environment={}, limits=LIMITS, tier="bubblewrap") as session:  # noqa: SIM117
         with pytest.raises(SandboxUnavailable, match="no namespaces here"):
             session.execute()
@@ -269,12 +294,18 @@ def test_magics_and_plots_work(start: Start) -> None:
     assert "image/png" in execution.notebook_json
 
 
-def test_private_folders_are_empty_inside_wherever_they_lie(tier: str) -> None:
-    """Hidden checks that lie below a folder which the interpreter needs are not there for the notebook."""
+def test_private_folders_cannot_be_read_wherever_they_lie(tier: str) -> None:
+    """Hidden checks below a folder which the interpreter needs are not there; where they would be, nothing starts."""
     with tempfile.TemporaryDirectory(dir=sys.prefix) as folder:
         (Path(folder) / "oracle.py").write_text("secret")
         Path(folder).chmod(0o755)
         cell = f"import os\nfound = os.listdir({folder!r})"
+        if tier == tiers.UID:
+            with pytest.raises(SandboxUnavailable, match="chmod o-rwx"):
+                Session(
+                    notebook=notebook_of(cell), files={}, environment={}, limits=LIMITS, tier=tier, private=(folder,)
+                )
+            return
         for private, found in (((), ["oracle.py"]), ((folder,), [])):
             with Session(
                 notebook=notebook_of(cell), files={}, environment={}, limits=LIMITS, tier=tier, private=private

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import struct
 import time
 import zlib
@@ -67,13 +68,15 @@ class Page(HTMLParser):
 
 
 def assert_harmless(source: str) -> None:
-    """No script, handler, frame, form or address outside the page."""
+    """No script, handler, frame, form or address outside the page; links lead to one of its own checks."""
     page = Page(source)
-    assert {tag for tag, _ in page.tags}.isdisjoint(
-        {"script", "iframe", "object", "embed", "form", "link", "base", "a"}
-    )
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "iframe", "object", "embed", "form", "link", "base"})
+    anchors = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     for tag, attributes in page.tags:
-        assert not [name for name in attributes if name.startswith("on") or name == "href"], tag
+        assert not [name for name in attributes if name.startswith("on")], tag
+        if "href" in attributes:
+            assert re.fullmatch(r"#check-\d+", str(attributes["href"])), tag
+            assert str(attributes["href"])[1:] in anchors
         assert (attributes.get("src") or "data:image/png;base64,").startswith("data:image/png;base64,")
     assert "http://" not in source
     assert "https://" not in source
@@ -154,8 +157,8 @@ def test_what_waits_for_a_person_is_said() -> None:
     """An item without a mark has no points and counts in no number; the page says so at its top and in its place."""
     text = words(html(score=62.5, marks=marking()))
     assert "62.5 / 100 so far" in text
-    assert "2 parts wait for a person's mark and count in neither number yet." in text
-    assert "With everything marked, the score is out of 110." in text
+    assert "2 answers in words are not marked yet, and no part of the 62.5 of 100 above." in text
+    assert "Once marked, the score is out of 110." in text
     assert "waiting for a person The essay · Part 5 – / 6" in text
     assert "waiting for a person The poem – / 4" in text
     assert "Points given by a person" not in text
@@ -165,7 +168,7 @@ def test_a_mark_is_on_the_page_with_its_comment() -> None:
     """Points and comment stand beside the item and in the total; the rest still waits."""
     text = words(html(score=62.5, marks=marking(a_mark(points=4.5))))
     assert "67 / 106 so far" in text
-    assert "One part waits for a person's mark" in text
+    assert "One answer in words is not marked yet" in text
     assert "Points given by a person 4.5 / 6" in text
     assert "marked The essay · Part 5" in text
     assert "Well put. 4.5 / 6" in text

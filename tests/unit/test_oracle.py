@@ -198,13 +198,14 @@ def test_mistakes_lie_far_beyond_the_tolerance(seed: int, is_random: bool) -> No
         assert max(oracle.perplexities(losses)) < 1000
         for mistake, changes in course.MISTAKES:
             loop = replace(run.right, **changes)
-            if loop == run.right:
+            if loop == run.right or (is_random and "carry" in changes):
                 continue
             wrong, _ = oracle.train(loop, run.params, epochs, run.lr, run.theta)
             gap = max(float(np.abs(a - b).max()) for a, b in zip(wrong, right, strict=True))
             key = f"{mistake} {changes}"
             furthest[key] = max(gap, furthest.get(key, 0.0))
-    assert len(furthest) == len(course.MISTAKES) - 1  # to begin each minibatch, or each epoch, with zeros is right
+    # to begin each minibatch, or each epoch, with zeros is right; what then goes on is nothing
+    assert len(furthest) == len(course.MISTAKES) - 1 - is_random
     for key, gap in furthest.items():
         assert gap > 20 * expect.TRAINED["atol"], key
 
