@@ -9,7 +9,8 @@ in float64: a model that peeks, remembers for another, rescales or prints a nice
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ ALPHABET = " abcdefghijklmnopqrstuvwxyz"  # the order in which symbols and score
 WARM_UP_CHARS = 20  # shown at the head of each lane, not scored
 BOOTSTRAP_SAMPLES = 2000
 LARGEST_SCORE = 1e30  # sums of losses stay finite
+TWINS = 4  # lanes that are shown twice, at two places of the batch
+STEPS_AGAIN = 12  # of the lanes' beginning, shown once more when all is read
+SAME = 0.01  # largest distance of two distributions that are the same: float32 and TF32 stay far below
 Array = np.ndarray[Any, Any]
 
 
@@ -52,53 +56,87 @@ def log_softmax(scores: Array) -> Array:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
-def lockstep_nats(
-    student: Student, models: Sequence[str], text: Array, order: Array
-) -> dict[str, Array | StudentError]:
-    """Losses −ln p(x_t | x_<t) of each model on lanes [B, W + L], as nats [B, L]; or what the model did wrong.
-
-    All models go through the text together: at each step every one commits to its scores before any is shown the next
-    character, so that none can remember for another what comes. `order` [B] is the permutation in which the lanes are
-    shown. Raises ModelEnded if the student's process ended.
-    """
-    shown, steps = text[order], text.shape[1] - 1
-    found: dict[str, Array | StudentError] = {}
-    sessions: dict[str, Handle] = {}
-    nats = {model: np.empty((len(shown), steps + 1 - WARM_UP_CHARS)) for model in models}
-
-    def step(session: Handle, symbols: list[int]) -> Array:
-        return _checked(student.stubs.step(session, symbols), len(shown))
-
-    def ask(model: str, call: Callable[..., Any], *args: Any) -> Any:
-        try:
-            return call(*args)
-        except SessionOver as error:
-            raise ModelEnded(error, model) from error
-        except StudentError as error:
-            found[model] = error
-            sessions.pop(model, None)
-            return None
-
-    for model in models:
-        opened = ask(model, student.keep, student.stubs.ref("open_model"), model, len(shown))
-        if opened is not None:
-            sessions[model] = opened
-    for t in range(steps):
-        symbols, target = shown[:, t].tolist(), t + 1 - WARM_UP_CHARS
-        for model, session in list(sessions.items()):
-            scores = ask(model, step, session, symbols)
-            if scores is not None and target >= 0:
-                nats[model][:, target] = -log_softmax(scores)[np.arange(len(shown)), shown[:, t + 1]]
-    inverse = np.argsort(order)
-    return {model: found.get(model, nats[model][inverse]) for model in models}
-
-
 class ModelEnded(Exception):
     """The student's process ended while a model was asked."""
 
     def __init__(self, error: SessionOver, model: str) -> None:
         super().__init__(str(error))
         self.error, self.model = error, model
+
+
+class _Readers:
+    """Models that read side by side; one that does something wrong is asked no more."""
+
+    def __init__(self, student: Student, models: Sequence[str], rows: int) -> None:
+        """Begin to read `rows` texts with each model. Raises ModelEnded, here and below."""
+        self._student, self._rows = student, rows
+        self._sessions: dict[str, Handle] = {}
+        self.wrong: dict[str, StudentError] = {}
+        for model in models:
+            with self._watched(model):
+                self._sessions[model] = student.keep(student.stubs.ref("open_model"), model, rows)
+
+    def step(self, symbols: Array, take: Callable[[str, Array], None]) -> None:
+        """Show these symbols [rows] to each model; `take` gets its ln p of the next one [rows, V]."""
+        for model, session in list(self._sessions.items()):
+            with self._watched(model):
+                scores = self._student.stubs.step(session, symbols.tolist())
+                take(model, log_softmax(_checked(scores, self._rows)))
+
+    @contextlib.contextmanager
+    def _watched(self, model: str) -> Iterator[None]:
+        try:
+            yield
+        except SessionOver as error:
+            raise ModelEnded(error, model) from error
+        except StudentError as error:
+            self.wrong[model] = error
+            self._sessions.pop(model, None)
+
+
+def lockstep_nats(
+    student: Student, models: Sequence[str], text: Array, rng: np.random.Generator
+) -> dict[str, Array | StudentError]:
+    """Losses −ln p(x_t | x_<t) of each model on lanes [B, W + L], as nats [B, L]; or what the model did wrong.
+
+    All models go through the text together: at each step every one commits to its scores before any is shown the next
+    character, so that none can remember for another what comes. Lanes are shown in random order, some of them twice,
+    and their beginning once more at the end: scores that depend on more than the text of their lane are no scores.
+    Raises ModelEnded if the student's process ended.
+    """
+    lanes, steps = len(text), text.shape[1] - 1
+    doubled = rng.choice(lanes, min(TWINS, lanes), replace=False)
+    rows = rng.permutation(np.concatenate([np.arange(lanes), doubled]))
+    firsts = np.unique(rows, return_index=True)[1]  # for each lane the row that counts
+    nats = {model: np.empty((lanes, steps + 1 - WARM_UP_CHARS)) for model in models}
+    begun: dict[str, list[Array]] = {model: [] for model in models}
+
+    def take(model: str, log_p: Array) -> None:
+        counting = log_p[firsts]
+        _require_same(log_p, counting[rows], "at two places of the batch")
+        if t < STEPS_AGAIN:
+            begun[model].append(counting)
+        if t + 1 >= WARM_UP_CHARS:
+            nats[model][:, t + 1 - WARM_UP_CHARS] = -counting[np.arange(lanes), text[:, t + 1]]
+
+    def take_again(model: str, log_p: Array) -> None:
+        _require_same(log_p, begun[model][t][rows], "when it is asked again")
+
+    readers = _Readers(student, models, len(rows))
+    for t in range(steps):
+        readers.step(text[rows, t], take)
+    rows = rng.permutation(rows)
+    again = _Readers(student, [model for model in models if model not in readers.wrong], len(rows))
+    for t in range(min(STEPS_AGAIN, steps)):
+        again.step(text[rows, t], take_again)
+    wrong = readers.wrong | again.wrong
+    return {model: wrong.get(model, nats[model]) for model in models}
+
+
+def _require_same(log_p: Array, expected: Array, when: str) -> None:
+    """Raises StudentError if two distributions [rows, V] for the same text are far apart in total variation."""
+    if (np.abs(np.exp(log_p) - np.exp(expected)).sum(axis=-1) / 2 > SAME).any():
+        raise StudentError(Outcome.FAILED, f"The model's scores for the same text differ {when}.")
 
 
 def score_models(
@@ -112,7 +150,7 @@ def score_models(
     by_model = {curve.model: curve for curve in curves}
     texts = [lanes_of(indices(text), lanes) for text in (split.held_out, split.test)]
     try:
-        held_out, test = (lockstep_nats(student, list(by_model), text, rng.permutation(lanes)) for text in texts)
+        held_out, test = (lockstep_nats(student, list(by_model), text, rng) for text in texts)
     except ModelEnded as ended:
         return {ended.model: without_model(by_model[ended.model], ended.error.outcome, str(ended.error))}
     return {model: _score(curve, held_out[model], test[model], rng) for model, curve in by_model.items()}

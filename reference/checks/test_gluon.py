@@ -59,8 +59,9 @@ def readable_weights(named, num_layers, V, width):
     dense = [value for value in rest if value.shape == (V, width)], [value for value in rest if value.shape == (V,)]
     if any(len(values) != num_layers for values in found.values()) or found["i2h_weight"][0].shape[1] != V:
         return None
-    if len(rest) == 4 and [value.shape[1:] for value in rest[::2]] == [(width,), rest[0].shape[:1]]:
-        raise Mistake("more_layers", f"Behind the recurrent layer lie {[value.shape for value in rest]}.")
+    behind = [value.shape for value in rest if value.shape != (V, V)]  # which would be an embedding
+    if len(behind) > 2:
+        raise Mistake("more_layers", f"Beside the recurrent layer there are arrays {behind}.")
     if len(rest) != 2 or not dense[0] or not dense[1]:
         return None
     return list(zip(*found.values(), strict=True)), (dense[0][0], dense[1][0])

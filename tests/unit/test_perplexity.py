@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from grader.errors import AssignmentError
 from grader.perplexity import (
     ALPHABET,
+    STEPS_AGAIN,
     WARM_UP_CHARS,
     bootstrap_interval,
     credit,
@@ -24,6 +26,7 @@ from grader.sandbox.bridge import SessionOver, StudentError
 from grader.types import Curve, Outcome, Split
 
 V = len(ALPHABET)
+CALLS = itertools.count()
 CURVE = Curve(model="rnn", points=4.0, baseline_nats_per_char=2.8, target_nats_per_char=2.4)
 
 
@@ -45,8 +48,8 @@ class FakeStudent:
         return self.model(np.array(self.shown[name]).T)
 
 
-def nats_of(student: Any, lanes: np.ndarray, order: np.ndarray) -> np.ndarray:
-    return lockstep_nats(student, ["rnn"], lanes, order)["rnn"]
+def nats_of(student: Any, lanes: np.ndarray, seed: int = 0) -> Any:
+    return lockstep_nats(student, ["rnn"], lanes, np.random.default_rng(seed))["rnn"]
 
 
 def markov_text(length: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -60,7 +63,7 @@ def markov_text(length: int, rng: np.random.Generator) -> tuple[np.ndarray, np.n
 def test_uniform_model_has_perplexity_27() -> None:
     """A model that knows nothing scores ln 27 nats/char, to 1e-12, whatever constant it adds to its scores."""
     lanes = lanes_of(np.arange(1000) % V, 7)
-    nats = nats_of(FakeStudent(lambda shown: np.full((7, V), 1e6)), lanes, np.arange(7))
+    nats = nats_of(FakeStudent(lambda shown: np.full((len(shown), V), 1e6)), lanes)
     assert abs(nats.mean() - np.log(V)) < 1e-12
 
 
@@ -70,7 +73,7 @@ def test_markov_chain_scores_its_own_entropy_exactly() -> None:
     text, table = markov_text(2020, rng)
     lanes = lanes_of(text, 20)
     student = FakeStudent(lambda shown: np.log(table[shown[:, -1]]) + 3.0)
-    nats = nats_of(student, lanes, rng.permutation(20))
+    nats = nats_of(student, lanes, 5)
     exact = -np.log(table[lanes[:, WARM_UP_CHARS - 1 : -1], lanes[:, WARM_UP_CHARS:]])
     np.testing.assert_allclose(nats, exact, rtol=0, atol=1e-12)
 
@@ -88,14 +91,14 @@ def test_no_model_can_remember_for_another_what_comes() -> None:
     student = FakeStudent(None)
 
     def copycat(shown: np.ndarray) -> np.ndarray:
-        scores = np.zeros((4, V))
+        scores = np.zeros((len(shown), V))
         longest = max(student.shown.values(), key=len)
         if len(longest) > shown.shape[1]:
-            scores[np.arange(4), longest[shown.shape[1]]] = 100
+            scores[np.arange(len(shown)), longest[shown.shape[1]]] = 100
         return scores
 
     student.model = copycat
-    found = lockstep_nats(student, ["first", "second"], lanes, np.arange(4))
+    found = lockstep_nats(student, ["first", "second"], lanes, np.random.default_rng(0))
     for nats in found.values():
         np.testing.assert_allclose(nats, np.log(V))
 
@@ -106,21 +109,23 @@ def test_a_model_sees_a_character_only_after_it_has_committed() -> None:
 
     def model(shown: np.ndarray) -> np.ndarray:
         seen.append(shown.shape[1])
-        return np.zeros((2, V))
+        return np.zeros((len(shown), V))
 
-    nats = nats_of(FakeStudent(model), lanes, np.arange(2))
-    assert seen == list(range(1, lanes.shape[1]))
+    nats = nats_of(FakeStudent(model), lanes)
+    once = list(range(1, lanes.shape[1]))
+    assert seen[: len(once)] == once
+    assert seen[len(once) :] == list(range(1, STEPS_AGAIN + 1))[: len(once)]
     assert nats.shape == (2, lanes.shape[1] - WARM_UP_CHARS)
 
 
 @pytest.mark.parametrize(
     "scores",
     [
-        np.full((5, V), np.nan),
-        np.full((5, V), np.inf),
-        np.full((5, V), 1e300),
-        np.zeros((5, V - 1)),
-        np.zeros((4, V)),
+        np.full((9, V), np.nan),
+        np.full((9, V), np.inf),
+        np.full((9, V), 1e300),
+        np.zeros((9, V - 1)),
+        np.zeros((8, V)),
         None,
         "a" * V,
     ],
@@ -133,6 +138,23 @@ def test_scores_that_are_no_scores_get_no_perplexity(scores: Any) -> None:
     score = score_models(FakeStudent(lambda shown: scores), [CURVE], split, 5, seed=0)["rnn"]
     assert (score.outcome, score.points, score.nats_per_char) == (Outcome.FAILED, 0.0, None)
     assert score.message
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (lambda shown: np.arange(len(shown))[:, None] * np.eye(V)[3], "at two places"),
+        (lambda shown: np.random.default_rng().normal(size=(len(shown), V)), "at two places"),
+        (lambda shown: next(CALLS) * np.ones((len(shown), 1)) * np.eye(V)[3], "asked again"),
+    ],
+    ids=["lane", "chance", "count of calls"],
+)
+def test_scores_that_depend_on_more_than_the_text_are_none(model: Any, words: str) -> None:
+    """The same text at two places, or at two times, has the same scores; else the model has no perplexity."""
+    found = nats_of(FakeStudent(model), lanes_of(np.arange(800) % V, 10))
+    assert isinstance(found, StudentError)
+    assert found.outcome is Outcome.FAILED
+    assert words in str(found)
 
 
 @pytest.mark.parametrize("error", [StudentError, SessionOver])

@@ -1,0 +1,348 @@
+"""Every attack is carried out for real; what it would have changed outside is looked at afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from grader.config import load_assignment
+from grader.feedback import feedback_html
+from grader.pipeline import Bench, grade_submission, set_up
+from grader.sandbox import tiers
+from grader.sandbox.bridge import Session, Student, StudentError
+from grader.sandbox.launch import SHARED_FOLDERS
+from grader.types import Outcome, Status, Submission
+from tests.conftest import LIMITS, notebook_of
+from tests.small import folder_with
+
+HERE = Path(__file__).parent
+GROWTH_BYTES = 64 << 20  # of this process, by one attack: a frame may be as large
+BRIDGE = """
+import gc, guest, json, struct
+def bridge():
+    return next(one for one in gc.get_objects() if isinstance(one, guest.Guest))._socket
+def frame(header, body=b""):
+    header = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack(">IQ", len(header), len(body)) + header + body
+def send(*frames):
+    for one in frames:
+        bridge().sendall(one)
+"""
+FAIR = """
+import numpy as np
+from mxnet import nd
+alphabet = " abcdefghijklmnopqrstuvwxyz"
+char_to_idx = {char: i for i, char in enumerate(alphabet)}
+vocab_size = 27
+class Fair:
+    def begin_state(self, batch_size=0, ctx=None):
+        return [nd.zeros((1, batch_size, 1))]
+    def scores(self, X):
+        return nd.zeros((X.shape[0], 27))
+    def __call__(self, X, state):
+        return self.scores(X), state
+"""
+
+
+def attacks(*classes: str) -> list[Any]:
+    """The attacks of some classes, as parameters of a test."""
+    found = []
+    for name in classes:
+        for entry in yaml.safe_load((HERE / "attacks" / f"{name}.yaml").read_text(encoding="utf-8")):
+            found.append(pytest.param({"class": name, **entry}, id=f"{name}.{entry['name']}"))
+    return found
+
+
+class Outside:
+    """What an attack could reach outside: a server, files, an environment variable, a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.mark = f"bait-{secrets.token_hex(8)}"
+        self.reached = 0
+        self.folder = folder
+        for name, mode in (("secret", 0o644), ("closed", 0o600)):
+            (folder / name).write_text(self.mark)
+            (folder / name).chmod(mode)
+        (folder / "outside").mkdir(mode=0o777)
+        folder.chmod(0o755)
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.datagrams.bind(self.server.getsockname())
+        self.datagrams.setblocking(False)
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                self.server.accept()[0].close()
+                self.reached += 1
+
+    def names(self) -> str:
+        """The cell that tells the attack where everything is."""
+        places = {"SECRET": "secret", "CLOSED": "closed", "OUTSIDE": "outside"}
+        lines = [f"{name} = {str(self.folder / place)!r}" for name, place in places.items()]
+        return "\n".join([*lines, f"PORT = {self.server.getsockname()[1]}"])
+
+    def look(self) -> dict[str, Any]:
+        """All that should be the same afterwards."""
+        files = {
+            path.name: (path.stat().st_mode, path.read_bytes()) for path in self.folder.glob("**/*") if path.is_file()
+        }
+        return {
+            "files": files,
+            "shared": {place: _names(Path(place)) for place in (*SHARED_FOLDERS, "/run")},
+            "mounts": Path("/proc/self/mounts").read_text(),
+            "core_pattern": Path("/proc/sys/kernel/core_pattern").read_text(),
+            "python": _names(Path(os.__file__).parent),
+        }
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+@pytest.fixture
+def outside() -> Iterator[Outside]:
+    with tempfile.TemporaryDirectory() as folder:
+        found = Outside(Path(folder))
+        yield found
+        found.server.close()
+        found.datagrams.close()
+
+
+@contextlib.contextmanager
+def watched(outside: Outside) -> Iterator[list[str]]:
+    """Do something hostile; afterwards nothing outside has changed. What came back is put into the list."""
+    os.environ["BAIT"] = outside.mark
+    came_back: list[str] = []
+    before, memory = outside.look(), psutil.Process().memory_info().rss
+    try:
+        yield came_back
+    finally:
+        del os.environ["BAIT"]
+    assert outside.look() == before
+    assert outside.reached == 0
+    with pytest.raises(BlockingIOError):
+        outside.datagrams.recv(1)
+    assert not [text for text in came_back if outside.mark in text]
+    assert psutil.Process().memory_info().rss - memory < GROWTH_BYTES
+
+
+SESSIONS = attacks("files", "network", "processes", "kernel", "limits", "output", "guest", "bridge")
+
+
+@pytest.mark.parametrize("attack", SESSIONS)
+def test_a_notebook_reaches_nothing(attack: dict[str, Any], outside: Outside, tier: str) -> None:
+    """The run and the call end as expected, and nothing of the attack is left, or seen, outside."""
+    wall_s = attack.get("wall_s", LIMITS.notebook_wall_s)
+    limits = dataclasses.replace(LIMITS, notebook_wall_s=wall_s, notebook_cpu_s=min(wall_s, LIMITS.notebook_cpu_s))
+    head = outside.names() + (BRIDGE if attack["class"] == "bridge" else "")
+    with watched(outside) as came_back:
+        session = Session(
+            notebook=notebook_of(head, *attack["cells"]), files={}, environment={}, limits=limits, tier=tier
+        )
+        with session:
+            family = psutil.Process(session._sealed.process.pid)
+            execution = session.execute()
+            family_members = [family, *_children(family)]
+            came_back += [execution.message, execution.notebook_json]
+            assert execution.outcome.value in attack.get("run", ["PASSED"]), execution.message
+            if "call" in attack:
+                assert _call(session, came_back) in attack["call"], came_back[-1]
+            family_members += _children(family)
+        _, alive = psutil.wait_procs(family_members, timeout=5)
+        assert not [member for member in alive if member.status() != psutil.STATUS_ZOMBIE]
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _call(session: Session, came_back: list[str]) -> str:
+    """The outcome of calling the notebook's `f`."""
+    try:
+        came_back.append(str(Student(session, "").f()))
+    except StudentError as error:
+        came_back.append(str(error))
+        return error.outcome.value
+    return Outcome.PASSED.value
+
+
+# -- scores ---------------------------------------------------------------------------------------------------
+
+CHECK = """
+import pytest
+
+@pytest.mark.check("f")
+def test_f(student):
+    assert student.has("char_to_idx")
+"""
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory, tier: str) -> Bench:
+    """A small assignment whose one model is scored by the real harness."""
+    folder = tmp_path_factory.mktemp("assignment")
+    profile = {
+        "name": "smoke",
+        "train_chars": 20_000,
+        "test_chars": 2_000,
+        "held_out_chars": 2_000,
+        "time_budget_s": 60,
+        "lanes": 20,
+        "curves": [{"model": "rnn", "points": 4, "baseline_nats_per_char": 3.2, "target_nats_per_char": 2.0}],
+    }
+    folder_with(folder, profiles=[profile], guest="checks/stubs.py")
+    (folder / "checks" / "test_f.py").write_text(CHECK)
+    shutil.copy(HERE.parent / "reference" / "checks" / "stubs.py", folder / "checks")
+    assignment = load_assignment(folder)
+    return set_up(assignment, assignment.profile("smoke"), tier)
+
+
+def handed_in(folder: Path, data: bytes) -> Submission:
+    import hashlib
+
+    path = folder / "homework.ipynb"
+    path.write_bytes(data)
+    return Submission(student_id="mallory", path=str(path), sha256=hashlib.sha256(data).hexdigest(), submitted_at="")
+
+
+@pytest.mark.parametrize("attack", attacks("scores"))
+def test_no_model_scores_better_than_it_knows(
+    attack: dict[str, Any], bench: Bench, outside: Outside, tmp_path: Path
+) -> None:
+    """The outcome is as expected, and no loss is below that of guessing."""
+    notebook = notebook_of(outside.names(), FAIR, *attack["cells"], "models = {'rnn': Model()}")
+    with watched(outside) as came_back:
+        grade = grade_submission(handed_in(tmp_path, notebook), bench)
+        came_back.append(json.dumps(dataclasses.asdict(grade), default=str))
+    (score,) = grade.perplexities
+    assert score.outcome.value in attack["outcome"], score.message
+    if score.outcome is Outcome.PASSED:
+        assert score.nats_per_char is not None
+        assert score.nats_per_char >= attack.get("at_least", math.log(27) - 1e-6)
+    else:
+        assert (score.points, score.nats_per_char) == (0.0, None)
+
+
+# -- files that are handed in ---------------------------------------------------------------------------------
+
+
+def _with(**changes: Any) -> bytes:
+    content = json.loads(notebook_of("char_to_idx = {}"))
+    content.update(changes)
+    return json.dumps(content).encode()
+
+
+def _nested(depth: int) -> Any:
+    value: Any = {}
+    for _ in range(depth):
+        value = {"x": value}
+    return value
+
+
+def _cell(**changes: Any) -> dict[str, Any]:
+    cell = json.loads(notebook_of("char_to_idx = {}"))["cells"][0]
+    return {**cell, **changes}
+
+
+INPUTS: dict[str, Callable[[], bytes]] = {
+    "empty": lambda: b"",
+    "words": lambda: b"my homework is in the other file",
+    "binary": lambda: b"\x7fELF" + bytes(range(256)) * 100,
+    "other_json": lambda: b'{"a": [1, 2, 3]}',
+    "brackets": lambda: b"[" * 1_000_000,
+    "deep_metadata": lambda: _with(metadata=_nested(400)),
+    "huge_number": lambda: b'{"nbformat": ' + b"9" * 1_000_000 + b"}",
+    "not_finite": lambda: b'{"nbformat": NaN, "cells": []}',
+    "surrogates": lambda: _with(cells=[_cell(source="x = '\ud800'")]),
+    "many_cells": lambda: _with(cells=[_cell(id=f"c{i}") for i in range(5000)]),
+    "same_ids": lambda: _with(cells=[_cell(id="same") for _ in range(20)]),
+    "format_3": lambda: json.dumps(
+        {
+            "nbformat": 3,
+            "nbformat_minor": 0,
+            "metadata": {"name": ""},
+            "worksheets": [
+                {
+                    "cells": [
+                        {
+                            "cell_type": "code",
+                            "collapsed": False,
+                            "input": ["char_to_idx = {}"],
+                            "language": "python",
+                            "metadata": {},
+                            "outputs": [],
+                        }
+                    ],
+                    "metadata": {},
+                }
+            ],
+        }
+    ).encode(),
+    "format_2": lambda: _with(nbformat=2),
+    "no_code": lambda: _with(
+        cells=[{"cell_type": "markdown", "id": "m", "metadata": {}, "source": "I did it all in my head."}]
+    ),
+    "no_list": lambda: _with(cells={"cell": 1}),
+    "forged_outputs": lambda: _with(
+        cells=[
+            _cell(
+                outputs=[{"output_type": "display_data", "data": {"text/html": "<script>1</script>"}, "metadata": {}}]
+            )
+        ]
+    ),
+    "another_kernel": lambda: _with(
+        metadata={"kernelspec": {"name": "../../bin/sh", "display_name": "x", "language": "x", "argv": ["sh"]}}
+    ),
+    "script": lambda: _with(
+        cells=[
+            _cell(),
+            {
+                "cell_type": "markdown",
+                "id": "m",
+                "metadata": {},
+                "source": "<script>alert(1)</script><img src=x onerror=1>",
+            },
+        ]
+    ),
+    "huge": lambda: _with(cells=[_cell(source="#" + "x" * (60 << 20))]),
+}
+
+
+@pytest.mark.parametrize("attack", attacks("inputs"))
+def test_a_file_is_only_a_file(attack: dict[str, Any], bench: Bench, outside: Outside, tmp_path: Path) -> None:
+    """Whatever is handed in has a status and a page, and ends nothing."""
+    with watched(outside):
+        grade = grade_submission(handed_in(tmp_path, INPUTS[attack["data"]]()), bench)
+        page = feedback_html(grade, bench.assignment.checks, assignment_title="Homework")
+    expected = attack["status"] if isinstance(attack["status"], list) else [attack["status"]]
+    assert grade.status.value in expected, grade.message
+    assert "<script" not in page
+    assert "onerror" not in page.replace("&lt;img src=x onerror=1&gt;", "")
+    assert grade.score is not None or grade.status is not Status.GRADED
+
+
+def test_there_are_enough_of_them() -> None:
+    """The suite is the promise: it only ever grows."""
+    classes = sorted(path.stem for path in (HERE / "attacks").glob("*.yaml"))
+    assert len(attacks(*classes)) >= 120
+    assert set(tiers.WHAT) >= {tiers.USER, tiers.ROOT, tiers.NO_USERNS, tiers.UID}
