@@ -83,7 +83,7 @@ def as_state(value, what, shape):
 def as_pair(value, what, names):
     """The two parts of a tuple or list."""
     if not isinstance(value, (list, tuple)) or len(value) != 2:
-        raise wrong_kind(value, f"what {what} returns", names)
+        raise wrong_kind(value, f"What {what} returns", names)
     return value
 
 
@@ -174,8 +174,8 @@ def as_params(pairs, shapes):
     """The values in [name, value] pairs, which should be of these shapes."""
     with decoding("The list of parameters"):
         values = [value for _, value in pairs]
-    found = as_arrays(values, "the parameters", len(shapes))
-    return [as_array(value, "a parameter", shape) for value, shape in zip(found, shapes, strict=True)]
+    found = as_arrays(values, "The list of parameters", len(shapes))
+    return [as_array(value, "A parameter", shape) for value, shape in zip(found, shapes, strict=True)]
 
 
 def callback(name, function):

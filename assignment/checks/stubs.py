@@ -291,14 +291,19 @@ def toy_get_params():
     return params
 
 
-def _toy_steps(inputs, hidden, params):
-    """Outputs of a linear recurrence: it needs its state, and its gradient has a closed form."""
+def _toy_steps(inputs, state, params):
+    """(outputs, new state) of a linear recurrence: it needs its state, and its gradient has a closed form.
+
+    The hidden state is the sum of the state's arrays. All of them lead to the loss: MXNet cannot differentiate an array
+    beside the path of a used-up graph.
+    """
     w_in, w_state, b_state, w_out, b_out = params
     outputs = []
     for x in inputs:
-        hidden = nd.dot(x, w_in) + nd.dot(hidden, w_state) + b_state
-        outputs.append(nd.dot(hidden, w_out) + b_out)
-    return outputs, hidden
+        hidden = nd.dot(x, w_in) + nd.dot(nd.add_n(*state), w_state) + b_state
+        state = [hidden / len(state) for _ in state]
+        outputs.append(nd.dot(nd.add_n(*state), w_out) + b_out)
+    return outputs, state
 
 
 def toy_rnn(inputs, state, params):
@@ -307,12 +312,14 @@ def toy_rnn(inputs, state, params):
     with autograd.pause():
         symbols = nd.stack(*[nd.argmax(x, axis=-1) for x in inputs])
     _record.append([symbols.asnumpy(), autograd.is_recording()])
-    outputs, hidden = _toy_steps(inputs, state[0], params)
-    return outputs, [hidden]
+    return _toy_steps(inputs, state[:1], params)
 
 
 class ToyModel(gluon.Block):
-    """Takes the place of an RNNModel; `fixed` parameters begin with the toy's values at every initialisation."""
+    """Takes the place of an RNNModel; `fixed` parameters begin with the toy's values at every initialisation.
+
+    Its state is two arrays, as an LSTM's is, whose sum is the hidden state.
+    """
 
     def __init__(self, fixed):
         super().__init__()
@@ -323,17 +330,17 @@ class ToyModel(gluon.Block):
         self.num_hiddens, self.vocab_size = _toy[3].shape
 
     def begin_state(self, batch_size=0, *_, **__):
-        return [nd.zeros((batch_size, self.num_hiddens), ctx=device())]
+        return [nd.zeros((batch_size, self.num_hiddens), ctx=device()) for _ in range(2)]
 
     def forward(self, inputs, state):
         params = [param.data(inputs.context) for param in self.collect_params().values()]
         _record.append([inputs.T.asnumpy(), autograd.is_recording()])
         shapes = [array.shape for array in state]
-        if shapes != [(inputs.shape[0], self.num_hiddens)]:  # Gluon's own layers refuse it, too
-            raise ValueError(f"A state of {len(inputs)} rows was expected, got arrays {shapes}.")
+        if shapes != [(inputs.shape[0], self.num_hiddens)] * 2:  # Gluon's own layers refuse it, too
+            raise ValueError(f"A state of two arrays of {len(inputs)} rows was expected, got arrays {shapes}.")
         onehot = [nd.one_hot(column, self.vocab_size) for column in inputs.T]
-        outputs, hidden = _toy_steps(onehot, state[0], params)
-        return nd.concat(*outputs, dim=0), [hidden]  # no view: MXNet cannot differentiate one of a used-up graph
+        outputs, state = _toy_steps(onehot, state, params)
+        return nd.concat(*outputs, dim=0), state  # no view of them: it cannot be differentiated either
 
 
 def make_toy_model(fixed, value=None):

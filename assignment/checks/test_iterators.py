@@ -45,4 +45,4 @@ def test_consecutive_example(student):
     (X, Y), (next_X, _) = batches[:2]
     assert_close(X - X[:, :1], [list(range(6))] * 2, "X, less its first column,", FORWARD)
     assert_close(Y, X + 1, "Y", FORWARD, "In this text each number is followed by the next.")
-    assert_close(next_X[:, 0], X[:, -1] + 1, "the first column of the second X", FORWARD)
+    assert_close(next_X[:, 0], X[:, -1] + 1, "The first column of the second X", FORWARD)

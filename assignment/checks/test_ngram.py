@@ -42,4 +42,4 @@ def test_mlp_example(student):
     """NGramMLP(5) turns 3 encoded contexts into scores [3, 5]."""
     X = np.eye(3, 10, dtype="float32")
     mlp = student.keep(student.stubs.ref("make_mlp"), X, 5)
-    as_array(student.call(mlp, X), "the output of NGramMLP(5) for 3 contexts", (3, 5))
+    as_array(student.call(mlp, X), "The output of NGramMLP(5) for 3 contexts", (3, 5))

@@ -1,23 +1,8 @@
-"""The network from scratch: one-hot vectors, parameters, state, recurrence, prediction, clipping."""
+"""The network from scratch: one-hot vectors, parameters, state, recurrence."""
 
 import numpy as np
 import pytest
-from expect import (
-    CLIPPED,
-    FORWARD,
-    Mistake,
-    as_array,
-    as_arrays,
-    as_count,
-    as_indices,
-    as_pair,
-    as_state,
-    as_text,
-    assert_close,
-    callback,
-    decoding,
-    zeros_for,
-)
+from expect import FORWARD, as_array, as_arrays, as_count, as_pair, as_state, assert_close, decoding
 
 
 # -- to_onehot ------------------------------------------------------------------------------------------------
@@ -71,8 +56,8 @@ def test_init_rnn_state_example(student):
 def rnn_result(result, T, B, V, H):
     """(outputs [T, B, V], state [B, H]) of what rnn returned."""
     outputs, state = as_pair(result, "rnn(inputs, state, params)", "(outputs, state)")
-    outputs = as_arrays(outputs, "the outputs of rnn", T, (B, V))
-    return np.stack(outputs), as_state(state, "the state that rnn returns", (B, H))
+    outputs = as_arrays(outputs, "The outputs of rnn", T, (B, V))
+    return np.stack(outputs), as_state(state, "The state that rnn returns", (B, H))
 
 
 def in_the_notebooks_form(student, params):
@@ -90,57 +75,5 @@ def test_rnn_example(student):
     state = (np.array([[2.0]], "float32"),)
     inputs = [np.array([[1.0]], "float32")]
     outputs, new_state = rnn_result(student.rnn(inputs, state, params), 1, 1, 1, 1)
-    assert_close(new_state, [[0.761594]], "the new state", FORWARD, "It is tanh(x W_xh + h W_hh + b_h).")
-    assert_close(outputs[0], [[2.784782]], "the output", FORWARD, "It is h W_hq + b_q, with the new h.")
-
-
-# -- predict_rnn ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.check("predict_rnn.example")
-def test_predict_rnn_example(student):
-    """With an rnn that always finds the symbol after its input most likely, `ab` goes on with `cda`."""
-
-    def after_it(inputs, state, params):
-        with decoding("The inputs handed to rnn"):
-            arrays = as_arrays(inputs, "the inputs handed to rnn", len(inputs), (1, 4))
-        return [np.roll(x, 1, axis=1).astype("float32") for x in arrays], state
-
-    letters = list("abcd")
-    index = {letter: i for i, letter in enumerate(letters)}
-
-    def to_onehot(X, size):
-        assert size == 4, f"to_onehot should be called with size 4, but got {size!r}."
-        symbols = as_indices(np.atleast_2d(X), "X, as handed to to_onehot,", 4)  # [1, T], or in the lecture [T]
-        return list(np.eye(4, dtype="float32")[symbols.T])
-
-    rnn = callback("rnn", after_it)
-    helpers = {"to_onehot": callback("to_onehot", to_onehot)}
-    arguments = ("ab", 3, rnn, [], zeros_for(1, 2), 2, 4, student.ctx, letters, index)
-    text = student.stubs.judge_loop(student.ref("predict_rnn"), helpers, lambda: None, *arguments)
-    assert as_text(text, "predict_rnn(...)") == "abcda", f"predict_rnn('ab', 3, ...) gave {text!r}, expected 'abcda'."
-
-
-# -- grad_clipping --------------------------------------------------------------------------------------------
-
-
-def clipped(student, grads, theta):
-    """The gradients after grad_clipping(params, theta, ctx)."""
-    values = [np.ones_like(grad) for grad in grads]
-    params = student.keep(student.stubs.ref("make_params"), values, grads)
-    student.keep("grad_clipping", params, theta, student.ctx)
-    what = "a parameter, after grad_clipping,"
-    for value in as_arrays(student.stubs.itself(params), what, len(grads)):
-        if not (value == 1).all():
-            raise Mistake("input_changed", f"{what} has other values.")
-    after = as_arrays(student.stubs.grads_of(params), "the gradients", len(grads))
-    return [as_array(new, "param.grad", grad.shape) for new, grad in zip(after, grads, strict=True)]
-
-
-@pytest.mark.check("grad_clipping.example")
-def test_grad_clipping_example(student):
-    """Gradients 3 and 4 have norm 5: with theta 2.5 they become 1.5 and 2, with theta 10 they stay."""
-    grads = [np.array([3.0], "float32"), np.array([4.0], "float32")]
-    for theta, expected in ((2.5, [1.5, 2.0]), (10.0, [3.0, 4.0])):
-        found = [float(grad[0]) for grad in clipped(student, grads, theta)]
-        assert_close(found, expected, f"with theta = {theta}, the gradient", CLIPPED)
+    assert_close(new_state, [[0.761594]], "The new state", FORWARD, "It is tanh(x W_xh + h W_hh + b_h).")
+    assert_close(outputs[0], [[2.784782]], "The output", FORWARD, "It is h W_hq + b_q, with the new h.")

@@ -1,14 +1,13 @@
-"""The Gluon model and its prediction."""
+"""The Gluon model."""
 
 import numpy as np
 import pytest
-from expect import as_array, as_indices, as_pair, as_text, callback, decoding, first_zeros
+from expect import as_array, as_pair, decoding
 
 ### BEGIN HIDDEN TESTS
 # isort: split
 import oracle
 from expect import FORWARD, Mistake, assert_close, is_close
-from fakes import TableModel, alphabet, put_space
 
 ### END HIDDEN TESTS
 
@@ -218,45 +217,6 @@ def assert_goes_on(student, model, X, steps):
         raise Mistake("rows_by_text", "The rows of RNNModel's output are ordered by text first.")
     why = "A text read in two parts, with the state handed on, should give what it gives in one."
     assert_close(found, steps, "The output of RNNModel", FORWARD, why)
-
-
-### END HIDDEN TESTS
-# -- predict_rnn_gluon ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.check("predict_rnn_gluon.example")
-def test_predict_rnn_gluon_example(student):
-    """With a model that always finds the symbol after its input most likely, `ab` goes on with `cda`."""
-
-    def after_it(inputs, state, is_recording, is_training):
-        symbols = as_indices(inputs, "The input handed to the model, [B, T],", 4)
-        return np.eye(4, dtype="float32")[(symbols.T.ravel() + 1) % 4], state
-
-    letters = list("abcd")
-    rest = [4, student.ctx, letters, {letter: i for i, letter in enumerate(letters)}]
-    target = student.ref("predict_rnn_gluon")
-    begin, step = callback("begin_state", first_zeros), callback("model", after_it)
-    text = student.stubs.judge_with_model(target, {}, begin, step, ["ab", 3], rest)
-    text = as_text(text, "predict_rnn_gluon(...)")
-    assert text == "abcda", f"predict_rnn_gluon('ab', 3, ...) gave {text!r}, expected 'abcda'."
-
-
-### BEGIN HIDDEN TESTS
-@pytest.mark.check("predict_rnn_gluon")
-@pytest.mark.parametrize(
-    ("length", "num_chars", "V", "space"), [(6, 12, 9, 0), (1, 9, 5, -1), (2, 1, 4, 1), (4, 0, 6, 3), (60, 3, 8, -1)]
-)
-def test_predict_rnn_gluon(student, rng, length, num_chars, V, space):
-    """The text that a table-driven model makes likely, where each output depends on all characters before."""
-    fake = TableModel(rng, V)
-    letters, index = alphabet(student, rng, V)
-    prefix = fake.telling_prefix(rng, length, num_chars)
-    put_space(letters, index, fake.machine.greedy(prefix, num_chars)[space], prefix)
-    words = "".join(letters[i] for i in prefix)
-    rest = [V, student.ctx, letters, index]
-    target = student.ref("predict_rnn_gluon")
-    text = student.stubs.judge_with_model(target, {}, fake.begin, fake.step, [words, num_chars], rest)
-    fake.assert_text(text, "predict_rnn_gluon", letters, prefix, num_chars)
 
 
 ### END HIDDEN TESTS

@@ -1,64 +1,16 @@
-"""The network from scratch: one-hot vectors, parameters, state, recurrence, prediction, clipping."""
+"""The network from scratch: one-hot vectors, parameters, state, recurrence."""
 
 import numpy as np
 import pytest
-from expect import (
-    CLIPPED,
-    FORWARD,
-    Mistake,
-    as_array,
-    as_arrays,
-    as_count,
-    as_indices,
-    as_pair,
-    as_state,
-    as_text,
-    assert_close,
-    callback,
-    decoding,
-    zeros_for,
-)
+from expect import FORWARD, as_array, as_arrays, as_count, as_pair, as_state, assert_close, decoding
 
 ### BEGIN HIDDEN TESTS
 # isort: split
-import contextlib
 import itertools
 
 import oracle
-from expect import GRADIENT, is_close
-from fakes import TableRnn, alphabet, put_space
-
-# -- recognising mistakes -------------------------------------------------------------------------------------
-
-
-def arrays_in(value):
-    """The arrays in a list, tuple or array, however many there are and of whatever shapes; none if it holds others."""
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
-        return [np.array(item, float) for item in value]
-    return []
-
-
-def agree(some, others, tolerance=FORWARD):
-    """Whether two sequences of arrays are the same, shapes included."""
-    has_same_shapes = [np.shape(a) for a in some] == [np.shape(b) for b in others]
-    return has_same_shapes and all(is_close(a, b, **tolerance) for a, b in zip(some, others, strict=True))
-
-
-def name_mistake(found, right, known, tolerance=FORWARD):
-    """Raise the first known mistake (its name, what it makes of the inputs) that explains what was found."""
-    if agree(found, right, tolerance):
-        return
-    for mistake, wrong in known:
-        if agree(found, wrong, tolerance) and not agree(right, wrong, tolerance):
-            raise Mistake(mistake)
-
-
-def assert_unchanged(after, before, what):
-    """The arrays are still those that were handed over."""
-    after = arrays_in(after)
-    if len(after) != len(before) or not all(np.array_equal(a, b) for a, b in zip(after, before, strict=True)):
-        raise Mistake("input_changed", f"{what} is not what it was.")
-
+from expect import GRADIENT, Mistake
+from recognise import agree, arrays_in, assert_unchanged, name_mistake
 
 ### END HIDDEN TESTS
 
@@ -398,149 +350,6 @@ def test_rnn_gradients(student, rng):
     for name, grad, right in zip(PARAMS, scaled(grads), scaled(expected), strict=True):
         what = f"The gradient of {name}, in units of its largest entry,"
         assert_close(as_array(grad, what, right.shape), right, what, tolerance)
-
-
-### END HIDDEN TESTS
-# -- predict_rnn ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.check("predict_rnn.example")
-def test_predict_rnn_example(student):
-    """With an rnn that always finds the symbol after its input most likely, `ab` goes on with `cda`."""
-
-    def after_it(inputs, state, params):
-        with decoding("The inputs handed to rnn"):
-            arrays = as_arrays(inputs, "The inputs handed to rnn", len(inputs), (1, 4))
-        return [np.roll(x, 1, axis=1).astype("float32") for x in arrays], state
-
-    letters = list("abcd")
-    index = {letter: i for i, letter in enumerate(letters)}
-
-    def to_onehot(X, size):
-        assert size == 4, f"to_onehot should be called with size 4, but got {size!r}."
-        symbols = as_indices(np.atleast_2d(X), "X, as handed to to_onehot,", 4)  # [1, T], or in the lecture [T]
-        return list(np.eye(4, dtype="float32")[symbols.T])
-
-    rnn = callback("rnn", after_it)
-    helpers = {"to_onehot": callback("to_onehot", to_onehot)}
-    arguments = ("ab", 3, rnn, [], zeros_for(1, 2), 2, 4, student.ctx, letters, index)
-    text = student.stubs.judge_loop(student.ref("predict_rnn"), helpers, lambda: None, *arguments)
-    assert as_text(text, "predict_rnn(...)") == "abcda", f"predict_rnn('ab', 3, ...) gave {text!r}, expected 'abcda'."
-
-
-### BEGIN HIDDEN TESTS
-@pytest.mark.check("predict_rnn")
-@pytest.mark.parametrize(
-    ("length", "num_chars", "V", "H", "space"),
-    [(6, 12, 9, 4, 0), (1, 9, 5, 3, -1), (2, 1, 4, 1, 1), (4, 0, 6, 2, 3), (60, 3, 8, 2, -1)],
-)
-def test_predict_rnn(student, rng, length, num_chars, V, H, space):
-    """The text that a table-driven rnn makes likely, where each output depends on all characters before."""
-    fake = TableRnn(rng, V, H)
-    letters, index = alphabet(student, rng, V)
-    prefix = fake.telling_prefix(rng, length, num_chars)
-    put_space(letters, index, fake.machine.greedy(prefix, num_chars)[space], prefix)
-    params = student.keep(student.stubs.ref("itself"), fake.params)
-    helpers = {"to_onehot": fake.to_onehot}
-    words = "".join(letters[i] for i in prefix)
-    arguments = (words, num_chars, fake.rnn, params, fake.init_rnn_state, H, V, student.ctx, letters, index)
-    text = student.stubs.judge_loop(student.ref("predict_rnn"), helpers, fake.forget, *arguments)
-    fake.assert_text(text, "predict_rnn", letters, prefix, num_chars)
-    assert_unchanged(student.stubs.itself(params), fake.params, "params, after predict_rnn,")
-
-
-### END HIDDEN TESTS
-# -- grad_clipping --------------------------------------------------------------------------------------------
-
-
-def clipped(student, grads, theta):
-    """The gradients after grad_clipping(params, theta, ctx)."""
-    values = [np.ones_like(grad) for grad in grads]
-    params = student.keep(student.stubs.ref("make_params"), values, grads)
-    student.keep("grad_clipping", params, theta, student.ctx)
-    what = "A parameter, after grad_clipping,"
-    for value in as_arrays(student.stubs.itself(params), what, len(grads)):
-        if not (value == 1).all():
-            raise Mistake("input_changed", f"{what} has other values.")
-    after = as_arrays(student.stubs.grads_of(params), "The gradients", len(grads))
-    return [as_array(new, "param.grad", grad.shape) for new, grad in zip(after, grads, strict=True)]
-
-
-@pytest.mark.check("grad_clipping.example")
-def test_grad_clipping_example(student):
-    """Gradients 3 and 4 have norm 5: with theta 2.5 they become 1.5 and 2, with theta 10 they stay."""
-    grads = [np.array([3.0], "float32"), np.array([4.0], "float32")]
-    for theta, expected in ((2.5, [1.5, 2.0]), (10.0, [3.0, 4.0])):
-        found = [float(grad[0]) for grad in clipped(student, grads, theta)]
-        assert_close(found, expected, f"With theta = {theta}, the gradient", CLIPPED)
-
-
-### BEGIN HIDDEN TESTS
-CLIPPING = [
-    # shapes, norm, theta
-    ([(4, 3), (3, 3), (3,), (3, 4), (4,)], 7.0, 1.0),
-    ([(4, 3), (3, 3), (3,), (3, 4), (4,)], 0.7, 1.0),
-    ([(4, 3), (3, 3), (1, 3), (3, 4), (1, 4)], 1.01, 1.0),
-    ([(4, 3), (3, 3), (3,), (3, 4), (4,)], 0.99, 1.0),
-    ([(5,)], 3.0, 0.02),
-    ([(2, 2, 2), (1,)], 400.0, 31.0),
-    ([(40, 30), (2,)], 0.05, 0.01),
-]
-
-
-@pytest.mark.check("grad_clipping")
-@pytest.mark.parametrize(("shapes", "norm", "theta"), CLIPPING)
-def test_grad_clipping(student, rng, shapes, norm, theta):
-    """All gradients, whatever their shapes, are scaled in place by min(1, θ/‖g‖)."""
-    grads = [rng.normal(0, 1, shape) * rng.uniform(0.2, 3) for shape in shapes]
-    scale = norm / oracle.global_norm(grads)
-    grads = [(grad * scale).astype("float32") for grad in grads]
-    found, expected = clipped(student, grads, theta), oracle.clip(grads, theta)
-    diagnose_clipping(found, grads, theta, expected)
-    for new, right in zip(found, expected, strict=True):
-        assert_close(new, right, f"A gradient, with norm {norm} and theta {theta},", CLIPPED)
-
-
-@pytest.mark.check("grad_clipping")
-@pytest.mark.parametrize("theta", [5.0, 1.0])
-def test_grad_clipping_edges(student, theta):
-    """A norm of exactly theta stays; an array whose gradient is zero stays zero beside others."""
-    exact = [np.array([3.0, 0.0], "float32"), np.array([[4.0]], "float32"), np.zeros((2, 3), "float32")]
-    factor = min(1.0, theta / 5.0)
-    for new, grad in zip(clipped(student, exact, theta), exact, strict=True):
-        assert_close(new, grad * factor, f"A gradient, with norm 5 and theta {theta},", CLIPPED)
-
-
-def clipped_one_by_one(grads, theta):
-    """What clipping makes of gradients if the norm is worked out again for each of them."""
-    after = list(grads)
-    for i, grad in enumerate(after):
-        after[i] = grad * min(1.0, theta / oracle.global_norm(after))
-    return after
-
-
-def diagnose_clipping(found, grads, theta, expected):
-    """Name the mistakes that are known."""
-    norms = [oracle.global_norm([grad]) for grad in grads]
-    norm = oracle.global_norm(grads)
-    factor = sum(np.vdot(new, grad) for new, grad in zip(found, grads, strict=True)) / norm**2
-    same = [agree([new], [right], CLIPPED) for new, right in zip(found, expected, strict=True)]
-    kept = [new if is_right else grad for new, grad, is_right in zip(found, grads, same, strict=True)]
-    known = [
-        ("own_norm", [oracle.clip([grad], theta)[0] for grad in grads]),
-        ("changes_meanwhile", clipped_one_by_one(grads, theta)),
-        ("not_clipped", grads),
-        ("scaled_up", [grad * theta / norm for grad in grads]),
-        ("cut_off", [np.clip(grad, -theta, theta) for grad in grads]),
-        ("cut_off", [np.clip(grad, None, theta) for grad in grads]),
-        ("no_root", [grad * min(1.0, theta / norm**2) for grad in grads]),
-        ("sum_of_norms", [grad * min(1.0, theta / sum(norms)) for grad in grads]),
-        ("upside_down", [grad * norm / theta for grad in grads]),
-        ("unit_norm", [grad / norm for grad in grads]),
-        ("some_left", kept),
-        ("wrong_factor", [grad * factor for grad in grads]),
-    ]
-    name_mistake(found, expected, known, CLIPPED)
 
 
 ### END HIDDEN TESTS
