@@ -105,7 +105,7 @@ class Outside:
         }
         return {
             "files": files,
-            "shared": {place: _names(Path(place)) for place in (*SHARED_FOLDERS, "/run")},
+            "shared": {place: _foreign(Path(place)) for place in (*SHARED_FOLDERS, "/run")},
             "mounts": Path("/proc/self/mounts").read_text(),
             "core_pattern": Path("/proc/sys/kernel/core_pattern").read_text(),
             "python": _names(Path(os.__file__).parent),
@@ -114,6 +114,16 @@ class Outside:
 
 def _names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def _foreign(folder: Path) -> list[str]:
+    """What lies in a shared folder and is not of this user, or was left by an attack: others are at work there."""
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with contextlib.suppress(OSError):
+            if path.lstat().st_uid != os.geteuid() or path.name.startswith("bait"):
+                found.append(path.name)
+    return sorted(found)
 
 
 @pytest.fixture

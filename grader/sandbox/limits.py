@@ -25,6 +25,9 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "request_key": (249, 218),
     "bpf": (321, 280),
     "userfaultfd": (323, 282),
+    "memfd_create": (319, 279),  # memory that belongs to no process, and is counted nowhere
+    "memfd_secret": (447, 447),
+    "shmget": (29, 194),  # the same
     "perf_event_open": (298, 241),
     "mount": (165, 40),
     "umount2": (166, 39),

@@ -34,6 +34,8 @@ _REMEDY: Mapping[str, str] = {
     "grader and of Python that every user can read, in /opt for example.",
 }
 HOME, GUEST = "/home/student", "/opt/guest"
+# The first to go when the machine runs out of memory; from inside it can only be made worse.
+FIRST_TO_GO = ("choom", "-n", "1000", "--")
 PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
 SLOT_UID_BASE, SLOTS = 0x60000000, 0x400000  # far above the uids of people and services; the process id is added
 SMALL_UID_BASE, SMALL_SLOTS = 40000, 20000  # where a container maps no more than 65,536
@@ -106,7 +108,7 @@ def command(tier: str, python: str, inside: Sequence[int], filter_fd: int, priva
         program.append(str(filter_fd))
     binds = [(folder, folder) for folder in _interpreter_folders(python)]
     binds += [(str(_HERE / name), f"{GUEST}/{name}") for name in ("runner.py", "guest.py", "wire.py")]
-    return _around(tier, program, binds, filter_fd, private)
+    return [*FIRST_TO_GO, *_around(tier, program, binds, filter_fd, private)]
 
 
 def _around(
