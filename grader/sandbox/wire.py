@@ -169,6 +169,7 @@ class Decoder:
             not isinstance(shape, list)
             or len(shape) > DIMENSION_LIMIT
             or not all(type(n) is int and n >= 0 for n in shape)
+            or prod(n or 1 for n in shape) > BODY_LIMIT  # an empty array has its limits, too
         ):
             raise WireError("an array has no valid shape")
         dtype, count = DTYPES[name], prod(shape)
