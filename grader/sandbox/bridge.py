@@ -325,7 +325,7 @@ class Student:
 
     def has(self, name: str) -> bool:
         """Whether the notebook defines a global."""
-        return bool(self._session.request({"op": "has", "name": name}))
+        return self._session.request({"op": "has", "name": name}) is True
 
     def run(self, source: str) -> None:
         """Run the source of one more cell. Raises StudentError."""

@@ -32,6 +32,7 @@ class Sealed:
 
         Raises SandboxUnavailable if the command cannot be started, or if this tier cannot close a private folder.
         """
+        tiers.require_closed(tier, private)
         self.control, control_inside = socket.socketpair()
         self.bridge, bridge_inside = socket.socketpair()
         self.stderr = anonymous_file(b"")
@@ -52,6 +53,7 @@ class Sealed:
                 cwd=self._folder or "/",
             )
         except OSError as error:
+            self._give_back()
             raise SandboxUnavailable(f"the sandbox could not be started: {error}") from error
         finally:
             for fd in (job_fd, filter_fd):
@@ -104,13 +106,16 @@ class Sealed:
     def close(self) -> None:
         """Kill, remove what is left of its files, and give the descriptors back."""
         self.kill()
+        self._give_back()
+        if self._uid is not None:
+            _remove_files_of(self._uid)
+
+    def _give_back(self) -> None:
         self.control.close()
         self.bridge.close()
         os.close(self.stderr)
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
-        if self._uid is not None:
-            _remove_files_of(self._uid)
 
 
 def _is_alive(process: psutil.Process) -> bool:

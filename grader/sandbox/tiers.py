@@ -94,17 +94,12 @@ def slot_uid() -> int:
 
 
 def command(tier: str, python: str, inside: Sequence[int], filter_fd: int, private: Sequence[str]) -> list[str]:
-    """The command that runs `runner.py` in a tier; `inside` are its two sockets.
-
-    Raises SandboxUnavailable if this tier cannot keep a private folder from being read.
-    """
+    """The command that runs `runner.py` in a tier; `inside` are its two sockets."""
     here = _HERE if tier in (UID, NONE) else Path(GUEST)
     program = [python, "-I", "-B", f"{here}/runner.py", *map(str, inside)]
     if tier == NONE:
         return program
     if tier == UID:
-        for folder in private:
-            _require_closed(Path(folder))
         program.append(str(filter_fd))
     binds = [(folder, folder) for folder in _interpreter_folders(python)]
     binds += [(str(_HERE / name), f"{GUEST}/{name}") for name in ("runner.py", "guest.py", "wire.py")]
@@ -190,10 +185,11 @@ def _below(path: str, folder: str) -> bool:
     return Path(path).is_dir() and Path(path).is_relative_to(folder)
 
 
-def _require_closed(folder: Path) -> None:
-    """Raises SandboxUnavailable if any user of the machine can read a folder."""
-    if folder.exists() and all(place.stat().st_mode & 0o001 for place in [folder, *folder.parents]):
-        raise SandboxUnavailable(
-            f"any user of this machine can enter {folder}, and this kind of sandbox cannot hide it: "
-            f"close it with `chmod o-rwx {folder}`."
-        )
+def require_closed(tier: str, private: Sequence[str]) -> None:
+    """Raises SandboxUnavailable if this tier cannot keep a private folder from being read."""
+    for folder in map(Path, private if tier == UID else ()):
+        if folder.exists() and all(place.stat().st_mode & 0o001 for place in [folder, *folder.parents]):
+            raise SandboxUnavailable(
+                f"any user of this machine can enter {folder}, and this kind of sandbox cannot hide it: "
+                f"close it with `chmod o-rwx {folder}`."
+            )

@@ -211,7 +211,8 @@ def test_consecutive(student, rng, B, T, length):
 def test_consecutive_begins_at_the_beginning(student, rng):
     """The first window begins the text; or, at random, up to num_steps later."""
     B, T, length = 2, 9, 80
-    begins = {int(starts_of(student, "data_iter_consecutive", text_of(rng, length), B, T)[0][0]) for _ in range(6)}
+    epochs = [starts_of(student, "data_iter_consecutive", text_of(rng, length), B, T) for _ in range(6)]
+    begins = {int(starts[0][0]) for starts in epochs if starts}
     if len(begins) == 1 and max(begins) > 0:
         raise Mistake("late_start", f"In each of 6 epochs the first mini-batch begins at {begins}.")
 

@@ -2,19 +2,21 @@
 
 import numpy as np
 import pytest
-from expect import FORWARD, Mistake, as_array, as_pair, assert_close
+from expect import FORWARD, Mistake, as_array, as_pair, assert_close, decoding
 
 ### BEGIN HIDDEN TESTS
 # isort: split
 import oracle
-from expect import as_numbers, decoding, is_close
+from expect import as_numbers, is_close
 
 ### END HIDDEN TESTS
 
 
 def made_of(student, name, indices, size):
     """What ngram_pairs or an encoding makes of indices, which it should leave as they are."""
-    result, after = student.stubs.call_and_look(student.ref(name), indices, size)
+    both = student.stubs.call_and_look(student.ref(name), indices, size)
+    with decoding(f"What {name} returns"):
+        result, after = both
     if not np.array_equal(after, indices):
         raise Mistake("input_changed", f"{name} changes the indices that it is handed.")
     return result
