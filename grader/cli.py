@@ -20,6 +20,7 @@ from typer._click.exceptions import ClickException  # typer carries its own clic
 
 from grader import __version__
 from grader.batch import Interrupted, grade_batch, ungraded
+from grader.benchmark import sandbox_start
 from grader.checks import run_checks
 from grader.config import load_assignment
 from grader.errors import GraderError, SandboxUnavailable, UsageError
@@ -50,6 +51,7 @@ from grader.terminal import (
     grading_progress,
     list_waiting,
     mark_command,
+    measured,
     replayed,
     say,
     summary,
@@ -305,6 +307,14 @@ def selftest(
         correct = [variant for variant in variants if not variant.fails]
         raise typer.Exit(1 if false_alarms(correct, bench, range(first, first + seeds), jobs) else 0)
     raise typer.Exit(1 if wrong_verdicts(variants, bench, jobs) else 0)
+
+
+@app.command()
+def bench(
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Of each figure, and as many of its floor.")] = 15,
+) -> None:
+    """Measure what the grader costs, each figure beside a floor."""
+    measured([sandbox_start(_tier(False), runs)])
 
 
 @app.command()

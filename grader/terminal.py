@@ -6,7 +6,7 @@ import os
 import shlex
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from rich.progress import (
 from rich.table import Table
 
 from grader.batch import Report
+from grader.benchmark import Figure
 from grader.gradebook import Gradebook
 from grader.leaderboard import leaderboard_table
 from grader.marks import Marking
@@ -192,6 +193,15 @@ def diagnosis(reasons: Mapping[str, str], kept: Mapping[str, bool]) -> bool:
         table.add_row(PROMISES[name], "[green]yes[/]" if holds else no)
     console.print(table)
     return all(kept[name] for name in promised(in_use))
+
+
+def measured(figures: Sequence[Figure]) -> None:
+    """Print times beside their floors."""
+    table = Table("what", "time", "floor", "of the floor", "overhead", "ratio", title="Medians")
+    for figure in figures:
+        times = (f"{figure.time_s * 1000:.0f} ms", figure.floor, f"{figure.floor_s * 1000:.0f} ms")
+        table.add_row(figure.what, *times, f"{figure.overhead_s * 1000:.0f} ms", f"{figure.ratio:.2f}")
+    console.print(table)
 
 
 def replayed(results: list[CheckResult], recorded: Mapping[str, CheckResult]) -> int:

@@ -53,7 +53,7 @@ def test_a_mistake_gets_one_sentence(tmp_path: Path, arguments: list[str], code:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", ["", "grade", "mark", "check", "leaderboard", "release", "data", "doctor"])
+@pytest.mark.parametrize("command", ["", "grade", "mark", "check", "leaderboard", "release", "data", "doctor", "bench"])
 def test_every_command_explains_itself(command: str) -> None:
     """--help exits with 0 and says what the command does."""
     done = run_grader(*command.split(), "--help")
@@ -65,6 +65,14 @@ def test_the_released_folder_is_what_the_master_makes() -> None:
     """assignment/ in the repository is up to date."""
     done = run_grader("release", "--check")
     assert done.returncode == 0, done.stdout
+
+
+def test_bench_shows_a_time_beside_its_floor() -> None:
+    """The start of this machine's sandbox stands beside the same start without one."""
+    done = run_grader("bench", "--runs", "1")
+    assert done.returncode == 0, done.stderr
+    assert "start of a sandbox" in done.stdout
+    assert "without a sandbox" in done.stdout
 
 
 def test_doctor_shows_each_promise() -> None:

@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grader.errors import SandboxUnavailable, SubmissionError
+from grader.errors import InfrastructureError, SandboxUnavailable, SubmissionError
 from grader.sandbox import wire
 from grader.sandbox.launch import Sealed
-from grader.sandbox.limits import rlimits, uses_more_than
+from grader.sandbox.limits import oom_kills, rlimits, uses_more_than
 from grader.types import Execution, Limits, Outcome
 
 START_WALL_S = 60.0  # for the interpreter and the kernel to come up; a fault of ours beyond that
@@ -83,6 +83,7 @@ class Session:
         self._killed_for: Outcome | None = None
         self._over: SessionOver | None = None
         self._closed = threading.Event()
+        self._oom_kills = oom_kills()
         job = {
             "files": [[name, len(data)] for name, data in files.items()],
             "environment": {**environment, "GRADER_DEVICE": device},
@@ -172,12 +173,20 @@ class Session:
         )
 
     def _cause(self, error: Exception) -> Outcome:
-        """Which outcome an ended or broken conversation stands for."""
+        """Which outcome an ended or broken conversation stands for.
+
+        Raises InfrastructureError if the kernel has killed processes meanwhile: within its limits, no notebook can be
+        blamed for that.
+        """
         if isinstance(error, wire.WireError):
             return Outcome.PROTOCOL_VIOLATION
         if self._killed_for:
             return self._killed_for
-        return Outcome.TIMED_OUT if isinstance(error, TimeoutError) else Outcome.KERNEL_DIED
+        if isinstance(error, TimeoutError):
+            return Outcome.TIMED_OUT
+        if oom_kills() > self._oom_kills:
+            raise InfrastructureError("the machine ran out of memory: grade fewer notebooks at once (--jobs).")
+        return Outcome.KERNEL_DIED
 
     # -- calls ------------------------------------------------------------------------------------------------
 

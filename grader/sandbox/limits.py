@@ -9,6 +9,7 @@ import platform
 import struct
 import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import psutil
 
@@ -132,6 +133,15 @@ def anonymous_file(data: bytes) -> int:
         file.flush()
         os.lseek(file.fileno(), 0, os.SEEK_SET)
         return os.dup(file.fileno())
+
+
+def oom_kills() -> int:
+    """How often the kernel has killed a process of this machine because memory ran out (proc_vmstat(5))."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
 
 
 def uses_more_than(limit_bytes: int, root_pid: int) -> bool:

@@ -94,7 +94,9 @@ class Reader:
         index = {letters[i]: i for i in range(self.machine.vocab_size)}
         if num_chars and not fed:
             raise Mistake("never_asked", observed)
-        if not set(text) <= set(index) or (len(text) == len(expected) and is_renamed(text, expected, seen)):
+        if not set(text) <= set(index) or (
+            len(text) == len(expected) and is_renamed(text, expected, seen, len(prefix))
+        ):
             raise Mistake("own_alphabet", observed)
         if text == expected[len(prefix) :] or (len(text) == len(expected) and not text.startswith(words)):
             raise Mistake("prefix_missing", observed)
@@ -131,14 +133,14 @@ class Reader:
         return "first_output" if is_at_once and chosen[0] == int(np.argmax(scores[0])) else "not_likeliest"
 
 
-def is_renamed(text, expected, seen):
-    """Whether the text is the expected one with other characters for the symbols that follow the prefix.
+def is_renamed(text, expected, seen, start):
+    """Whether a text is the expected one but for other characters in place of the symbols that were written.
 
-    What was read was right then, to the character before the last.
+    What was read, `seen`, was right then, to the character before the last. A few symbols are no proof.
     """
-    pairs = set(zip(text, expected, strict=True))
-    is_one_to_one = len(pairs) == len(set(text)) == len(set(expected))
-    return is_one_to_one and text != expected and expected.startswith(seen[: len(expected) - 1])
+    pairs = set(zip(text[start:], expected[start:], strict=True))
+    is_one_to_one = len(pairs) == len({new for new, _ in pairs}) == len({old for _, old in pairs}) > 2
+    return is_one_to_one and expected.startswith(seen) and len(seen) >= len(expected) - 1
 
 
 class TableRnn(Reader):

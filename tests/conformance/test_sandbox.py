@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from grader.errors import SandboxUnavailable
+from grader.errors import InfrastructureError, SandboxUnavailable
 from grader.sandbox import tiers
 from grader.sandbox.bridge import Handle, Session, SessionOver, Student, StudentError
 from grader.sandbox.selftest import PROMISES, promised, prove, require
@@ -173,6 +173,14 @@ def test_a_function_that_ends_the_process_ends_the_session(start: Start) -> None
         with pytest.raises(SessionOver) as caught:
             student.f()
         assert caught.value.outcome is Outcome.KERNEL_DIED
+
+
+def test_memory_that_the_machine_lacks_is_our_fault(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that dies while the machine kills processes for want of memory costs nobody anything."""
+    session = start("import os\nos.kill(os.getpid(), 9)")
+    monkeypatch.setattr("grader.sandbox.bridge.oom_kills", lambda: session._oom_kills + 1)
+    with pytest.raises(InfrastructureError, match="out of memory"):
+        session.execute()
 
 
 def test_a_call_stuck_in_native_code_ends_the_session_in_time(start: Start) -> None:

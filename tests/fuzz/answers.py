@@ -22,6 +22,7 @@ from grader.errors import InfrastructureError
 from grader.notebook import to_json
 from grader.pipeline import Bench, set_up
 from grader.sandbox.bridge import Session, SessionOver, Student
+from grader.sandbox.limits import oom_kills
 from grader.sandbox.tiers import pick_tier
 from grader.selftest import read_matrix, small
 from grader.types import Outcome
@@ -62,7 +63,7 @@ class Replayed(Session):
     def __init__(self, bench: Bench, frames: list[Frame]) -> None:
         self.limits, self.device = bench.profile.limits, "cpu"
         self._check_deadline, self._killed_for, self._over = math.inf, None, None
-        self._frames = iter(frames)
+        self._frames, self._oom_kills = iter(frames), oom_kills()
         self._sealed: Any = types.SimpleNamespace(bridge=mock.Mock())  # what is sent goes nowhere
 
     def _receive(self, deadline: float) -> Frame:

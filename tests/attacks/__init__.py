@@ -1,0 +1,1 @@
+"""Attacks, and a run of many in a row."""
