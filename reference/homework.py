@@ -1028,7 +1028,8 @@ for example_name in ("scratch", *models, *ngram_models):
     print(example_name, {key: round(float(value), 3) for key, value in report[example_name].items()})
     assert {"train_perplexity", "test_perplexity"} <= set(report[example_name])
     assert {"num_weights", "num_operations"} <= set(report[example_name])
-    assert 1 <= report[example_name]["test_perplexity"] < vocab_size, "better than guessing"
+    in_words = f"{example_name}: test_perplexity should be at least 1 and below {vocab_size}, which is guessing"
+    assert 1 <= report[example_name]["test_perplexity"] < vocab_size, in_words
 
 # %% [markdown] id="report-answer"
 # **Your answer** (a person reads it): the best model, its distance from its training perplexity, what each model pays
@@ -1060,8 +1061,9 @@ print(f"{best}: {sample_text}")
 ### END SOLUTION
 
 # %% id="sample-check"
-assert sample_text.startswith("but brutus is an honorable man")
-assert len(sample_text) == len("but brutus is an honorable man") + 200
+example = "but brutus is an honorable man"
+assert sample_text.startswith(example), f"sample_text should begin with {example!r}"
+assert len(sample_text) == len(example) + 200, f"after the prefix come {len(sample_text) - len(example)} characters"
 
 # %% [markdown] id="sample-answer"
 # **Your answer** (a person reads it): why it goes in circles, and what you would do instead.
