@@ -25,7 +25,7 @@ from grader.feedback import feedback_html
 from grader.pipeline import Bench, grade_submission, set_up
 from grader.sandbox import tiers
 from grader.sandbox.bridge import Session, Student, StudentError
-from grader.sandbox.launch import SHARED_FOLDERS
+from grader.sandbox.launch import SHARED_FOLDERS, _is_alive
 from grader.types import Outcome, Status, Submission
 from tests.conftest import LIMITS, notebook_of
 from tests.small import folder_with
@@ -175,8 +175,7 @@ def test_a_notebook_reaches_nothing(attack: dict[str, Any], outside: Outside, ti
             if "call" in attack:
                 assert _call(session, came_back) in attack["call"], came_back[-1]
             family_members += _children(family)
-        _, alive = psutil.wait_procs(family_members, timeout=5)
-        assert not [member for member in alive if member.status() != psutil.STATUS_ZOMBIE]
+        assert not [member for member in family_members if _is_alive(member)]
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:
