@@ -24,7 +24,10 @@ from tests.conftest import LIMITS, notebook_of
 Start = Callable[..., Session]
 
 
-@pytest.fixture(scope="module", params=[tier for tier in tiers.candidates() if not tiers.why_not(tier)])
+STARTING = [tier for tier in tiers.candidates() if not tiers.why_not(tier)]
+
+
+@pytest.fixture(scope="module", params=STARTING or tiers.candidates()[:1])  # without any, the suite fails
 def tier(request: pytest.FixtureRequest) -> str:
     """Every sandbox that this user can have on this machine."""
     return str(request.param)
