@@ -16,7 +16,7 @@ LIMITS = {
     "output_bytes": 1 << 20,
     "file_bytes": 16 << 20,
     "processes": 64,
-    "open_files": 64,
+    "open_files": 256,
 }
 
 
