@@ -33,6 +33,7 @@ _REMEDY: Mapping[str, str] = {
     UID: "run as root with CAP_SETUID, CAP_SETGID, CAP_SETPCAP, CAP_CHOWN and CAP_KILL, from an installation of the "
     "grader and of Python that every user can read, in /opt for example.",
 }
+_NEEDS = {"bwrap": "bubblewrap", "choom": "util-linux", "setpriv": "util-linux", "unshare": "util-linux"}
 HOME, GUEST = "/home/student", "/opt/guest"
 # The first to go when the machine runs out of memory; from inside it can only be made worse.
 FIRST_TO_GO = ("choom", "-n", "1000", "--")
@@ -75,8 +76,9 @@ def pick_tier() -> str:
 
 def why_not(tier: str) -> str:
     """What keeps a tier from starting here, and what to do about it; empty if it starts."""
-    if tier != UID and not shutil.which("bwrap", path=PATH):
-        return "the command bwrap was not found: install the package bubblewrap."
+    for command, package in _NEEDS.items():
+        if not shutil.which(command) and not (tier == UID and command == "bwrap"):
+            return f"the command {command} was not found: install the package {package}."
     program = [sys.executable, "-I", "-c", f"open({str(_HERE / 'runner.py')!r})"] if tier == UID else ["true"]
     tried = subprocess.run(
         _around(tier, program, [], None, ()), capture_output=True, text=True, env={"PATH": PATH}, cwd="/", timeout=60
