@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
+import os
 import re
+import stat
 import zoneinfo
 from collections import defaultdict
 from collections.abc import Iterator
@@ -17,16 +20,16 @@ import yaml
 
 from grader.errors import InfrastructureError, SubmissionError, UsageError
 from grader.types import Submission
-from grader.unzip import MAX_FILE_BYTES, is_ignored, unzip
+from grader.unzip import MAX_FILE_BYTES, WRAPPERS, is_ignored, unzip
 
 METADATA = "submission_metadata.yml"  # Gradescope's
 TIMESTAMP = "timestamp.txt"  # nbgrader's
-WRAPPERS = ("submitted", "submissions")  # folders of student folders
 STAFF_SUFFIXES = {".csv", ".db", ".md", ".yaml", ".yml"}  # what lies beside submissions and is none
 # lastfirst_[LATE_]12345_678_homework.ipynb: the student, the upload, and the file's name
 CANVAS = re.compile(r"(?P<name>[^_]+)_(?:LATE_)?(?P<id>\d{3,})_(?P<upload>\d{3,})_(?P<file>.+)")
-# First Last_123456_assignsubmission_file_, a folder, or the beginning of a file's name
-MOODLE = re.compile(r"(?P<name>.+)_(?P<id>\d+)_assignsubmission_[a-z]+(?:_(?P<file>.*))?")
+# First Last_123456_assignsubmission_file_, a folder, or the beginning of a file's name; the first id counts, as what
+# follows is the student's to choose
+MOODLE = re.compile(r"(?P<name>.+?)_(?P<id>\d+)_assignsubmission_[a-z]+(?:_(?P<file>.*))?")
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +70,7 @@ def collect(path: Path, work: Path, exclude: Path | None = None) -> list[Submiss
             if exclude and path.resolve() in exclude.resolve().parents:
                 found = {raw: files for raw, files in found.items() if not _all_below(exclude, files)}
         else:
-            found = {_student(path.name)[0]: [_File(path=path, name=path.name)]}
+            found = {_student(path.name)[0]: [_File(path=path.resolve(), name=path.name)]}
         ids = _unique_ids(found)
         submissions = [_submission(ids[raw], _best(raw, files)) for raw, files in found.items()]
     except OSError as error:
@@ -92,7 +95,7 @@ def read_submission(submission: Submission) -> bytes:
         data = _read_bounded(Path(submission.path))
     except OSError as error:
         raise InfrastructureError(
-            f"{submission.path} cannot be read any more: {error.strerror}; collect the submissions again."
+            f"{_printable(submission.path)} cannot be read any more: {error.strerror}; collect the submissions again."
         ) from error
     if len(data) > MAX_FILE_BYTES:
         raise SubmissionError(
@@ -101,7 +104,7 @@ def read_submission(submission: Submission) -> bytes:
         )
     if hashlib.sha256(data).hexdigest() != submission.sha256:
         raise InfrastructureError(
-            f"{submission.path} has changed since it was collected; collect the submissions again."
+            f"{_printable(submission.path)} has changed since it was collected; collect the submissions again."
         )
     return data
 
@@ -110,19 +113,29 @@ def _submission(student: str, file: _File | None) -> Submission:
     if file is None:
         return Submission(student_id=student, path="", sha256=hashlib.sha256().hexdigest(), submitted_at="")
     try:
-        str(file.path).encode()
-    except UnicodeEncodeError:
-        raise UsageError(f"The name of {str(file.path)!r} is not valid Unicode; rename the file.") from None
-    try:
         digest = hashlib.sha256(_read_bounded(file.path)).hexdigest()
-    except PermissionError:
+    except OSError:
         digest = ""  # found out again, and told, when it is to be graded; the others go on
     return Submission(student_id=student, path=str(file.path), sha256=digest, submitted_at=_submitted_at(file.path))
 
 
+def _printable(path: str) -> str:
+    """A path for a sentence; its name may be no valid Unicode."""
+    return os.fsencode(path).decode(errors="replace")
+
+
 def _read_bounded(path: Path) -> bytes:
-    with path.open("rb") as stream:
+    """The bytes of a file, one more than allowed at most. A link or a pipe that has taken its place is not read."""
+    with open(path, "rb", opener=_open_file) as stream:
         return stream.read(MAX_FILE_BYTES + 1)
+
+
+def _open_file(path: str, flags: int) -> int:
+    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is not a plain file", path)
+    return fd
 
 
 # ---------------------------------------------------------------- who handed in what

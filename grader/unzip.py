@@ -11,6 +11,8 @@ import struct
 import tempfile
 import zipfile
 import zlib
+from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO
@@ -18,9 +20,12 @@ from typing import IO
 from grader.errors import InfrastructureError, UsageError
 
 MAX_FILE_BYTES = 20 * 2**20  # of one file handed in
-MAX_TOTAL_BYTES = 2 * 2**30
-MAX_MEMBERS = 10_000
+MAX_TOTAL_BYTES = 20 * 2**30
+MAX_MEMBERS = 200_000
+MAX_SHARE_BYTES = 100 * 2**20  # of one student: what one hands in must not keep the others from being graded
+MAX_SHARE_MEMBERS = 500
 MAX_DEPTH = 20
+WRAPPERS = ("submitted", "submissions")  # folders of student folders
 _BAD_NAME = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ}
 
 log = logging.getLogger(__name__)
@@ -34,8 +39,8 @@ def is_ignored(name: str) -> bool:
 def unzip(path: Path, work: Path) -> Path:
     """Extracts the archive below `work` and returns the folder; a second call finds it there.
 
-    Members that are links, ignored, or point outside are left out. Of a member that is too large one byte
-    more than allowed is kept, so that whoever reads it sees that it is too large.
+    Members that are links, ignored, or point outside are left out, and what goes beyond one student's share. Of a
+    member that is too large one byte more than allowed is kept, so that whoever reads it sees that it is too large.
 
     Raises UsageError for what is not an archive that can be used, InfrastructureError if it cannot be
     written.
@@ -77,23 +82,40 @@ def _extract(archive: zipfile.ZipFile, path: Path, folder: Path) -> None:
         raise UsageError(f"{path} holds {len(members):,} files; at most {MAX_MEMBERS:,} can be collected.")
     if any(member.flag_bits & 1 for member in members):
         raise UsageError(f"{path} is encrypted; unpack it and give the folder.")
-    total = 0
-    for member in members:
-        target = _target(member, folder)
+    targets = {member.filename: _target(member, folder) for member in members}
+    wrapped = len({target.relative_to(folder).parts[0] for target in targets.values() if target}) == 1
+    files: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
+    for member in sorted(members, key=lambda one: not one.filename.lower().endswith(".ipynb")):
+        target = targets[member.filename]
         if target is None:
+            continue
+        owner = _owner(target.relative_to(folder).parts, wrapped)
+        files[owner] += 1
+        if files[owner] > MAX_SHARE_MEMBERS or sizes[owner] > MAX_SHARE_BYTES:
+            left_out[owner] += 1
             continue
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(member) as source, target.open("wb") as sink:
-                total += _copy(source, sink)
+                sizes[owner] += _copy(source, sink)
         except OSError as error:
             if error.errno not in _BAD_NAME:
                 raise
             log.warning("%s: %r cannot be a file's name here and is left out.", path, member.filename)
             continue
-        if total > MAX_TOTAL_BYTES:
+        if sizes.total() > MAX_TOTAL_BYTES:
             raise UsageError(f"{path} unpacks to more than {MAX_TOTAL_BYTES // 2**30} GB; split it.")
         os.utime(target, (_time(member), _time(member)))
+    for owner, count in left_out.items():
+        log.warning("%s holds too much of %r: %d files are left out.", path, owner, count)
+
+
+def _owner(parts: Sequence[str], wrapped: bool) -> str:
+    """The first part that tells students apart: that of a folder around all of them does not."""
+    inner = parts[1:] if len(parts) > 1 and (wrapped or parts[0] in WRAPPERS) else parts
+    return inner[1] if len(inner) > 1 and inner[0] in WRAPPERS else inner[0]
 
 
 def _target(member: zipfile.ZipInfo, folder: Path) -> Path | None:

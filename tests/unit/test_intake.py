@@ -177,6 +177,14 @@ def test_moodle_export(tmp_path: Path, work: Path) -> None:
     assert list(collected(flat, work)) == ["123456"]
 
 
+def test_a_file_cannot_be_named_as_another_students(tmp_path: Path, work: Path) -> None:
+    """What a student calls a file stands behind what the LMS puts before it, and says nothing about whose it is."""
+    moodle = put(tmp_path / "moodle", "Mal Lory_666_assignsubmission_file_Ada_1_assignsubmission_file_homework.ipynb")
+    assert list(collected(moodle, work)) == ["666"]
+    canvas = put(tmp_path / "canvas", "lorymal_666_777_doejane_12345_999999_homework.ipynb")
+    assert list(collected(canvas, work)) == ["lorymal_666"]
+
+
 GRADESCOPE = """
 submission_11:
   :submitters:
@@ -284,15 +292,21 @@ def test_unreadable_file_is_named(tmp_path: Path, work: Path, monkeypatch: pytes
         read_submission(submission)
 
 
-def test_file_name_that_cannot_be_stored_is_refused(tmp_path: Path, work: Path) -> None:
-    """A name that is not Unicode is said before it can break a record."""
-    (tmp_path / "in").mkdir()
+def test_a_file_name_that_is_no_unicode_is_a_name(tmp_path: Path, work: Path) -> None:
+    """Whatever bytes a student calls a file by, it is read, and stops nobody else's; a sentence about it can be stored."""
+    put(tmp_path / "in", "ada.ipynb")
+    named = Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/\xff.ipynb"))
     try:
-        Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/\xff.ipynb")).write_text(NOTEBOOK)
+        named.write_text(NOTEBOOK)
     except OSError:
         return  # this file system has Unicode names only
-    with pytest.raises(UsageError, match="not valid Unicode"):
-        collect(tmp_path / "in", work)
+    ada, other = collect(tmp_path / "in", work)
+    assert (ada.student_id, read_submission(other)) == ("ada", NOTEBOOK.encode())
+    other.student_id.encode()
+    named.unlink()
+    with pytest.raises(InfrastructureError) as caught:
+        read_submission(other)
+    str(caught.value).encode()
 
 
 # ---------------------------------------------------------------- reading
@@ -381,6 +395,39 @@ def test_zip_bomb_is_cut_off(tmp_path: Path, work: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(unzip, "MAX_TOTAL_BYTES", 2000)
     with pytest.raises(UsageError, match="unpacks to more than"):
         collect(archive, tmp_path / "other")
+
+
+@pytest.mark.parametrize("wrapper", ["", "hw/", "hw/submitted/"])
+def test_one_student_cannot_use_up_the_archive(
+    tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, wrapper: str
+) -> None:
+    """Of one who hands in too many files, or too much, the rest is left out; the notebook and the others are there."""
+    for name, value in (("MAX_SHARE_MEMBERS", 5), ("MAX_SHARE_BYTES", 3000)):
+        monkeypatch.setattr(unzip, name, value)
+    members = {f"{wrapper}many/a{i}.txt": b"1" for i in range(9)} | {f"{wrapper}much/a{i}": b"1" * 2000 for i in range(4)}
+    notebooks = {f"{wrapper}{name}/homework.ipynb": NOTEBOOK.encode() for name in ("ada", "many", "much")}
+    archive = make_zip(tmp_path / "a.zip", members | notebooks)
+    found = {s.student_id: Path(s.path).name for s in collect(archive, work)}
+    assert found == dict.fromkeys(("ada", "many", "much"), "homework.ipynb")
+    assert len(list(work.rglob("*/many/*"))) == 5
+    assert len(list(work.rglob("*/much/*"))) == 3
+    assert "too much of 'many': 5 files are left out" in caplog.text
+
+
+def test_what_takes_the_place_of_a_file_is_not_read(tmp_path: Path, work: Path) -> None:
+    """A link or a pipe put where a file was collected is a fault of nobody's, and holds up nothing."""
+    root = put(tmp_path / "in", "ada.ipynb", "bob.ipynb")
+    ada, bob = collect(root, work)
+    (root / "ada.ipynb").unlink()
+    (root / "ada.ipynb").symlink_to(root / "bob.ipynb")
+    (root / "bob.ipynb").unlink()
+    os.mkfifo(root / "bob.ipynb")
+    for submission in (ada, bob):
+        with pytest.raises(InfrastructureError, match="cannot be read any more"):
+            read_submission(submission)
+    link = tmp_path / "mine.ipynb"
+    link.symlink_to(put(tmp_path / "other", "x.ipynb") / "x.ipynb")
+    assert read_submission(collect(link, work)[0])
 
 
 def test_unusable_archives_are_one_sentence_and_leave_nothing(
