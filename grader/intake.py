@@ -217,7 +217,7 @@ def _unique_ids(found: dict[str, list[_File]]) -> dict[str, str]:
     """For each student an id that can be a file's name anywhere: letters, digits, `.`, `_` and `-`."""
     ids: dict[str, str] = {}
     taken: set[str] = set()
-    for raw in sorted(found):
+    for raw in sorted(found, key=lambda raw: (raw != raw.lower(), raw)):  # of two that differ in case, `ada` stays
         plain = re.sub(r"[^A-Za-z0-9._-]+", "_", raw).strip("._-")[:80] or "student"
         if plain != raw:  # who else hands in must not change whose id this is
             plain = f"{plain}_{hashlib.sha256(raw.encode(errors='surrogateescape')).hexdigest()[:6]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -13,7 +14,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,11 @@ import pytest
 import yaml
 
 from grader.config import load_assignment
-from grader.feedback import feedback_html
 from grader.pipeline import Bench, grade_submission, set_up
 from grader.sandbox import tiers
 from grader.sandbox.bridge import Session, Student, StudentError
 from grader.sandbox.launch import SHARED_FOLDERS, _is_alive
-from grader.types import Outcome, Status, Submission
+from grader.types import Outcome, Submission
 from tests.conftest import LIMITS, notebook_of
 from tests.small import folder_with
 
@@ -70,7 +70,7 @@ def attacks(*classes: str) -> list[Any]:
 
 
 class Outside:
-    """What an attack could reach outside: a server, files, an environment variable, a folder."""
+    """What an attack could reach outside: servers, files, an environment variable, a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.mark = f"bait-{secrets.token_hex(8)}"
@@ -85,17 +85,26 @@ class Outside:
         self.datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.datagrams.bind(self.server.getsockname())
         self.datagrams.setblocking(False)
-        threading.Thread(target=self._listen, daemon=True).start()
+        self.door = socket.socket(socket.AF_UNIX)
+        self.door.bind(str(folder / "door"))
+        (folder / "door").chmod(0o777)
+        self.door.listen()
+        for one in (self.server, self.door):
+            threading.Thread(target=self._listen, args=(one,), daemon=True).start()
 
-    def _listen(self) -> None:
+    def _listen(self, server: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while True:
-                self.server.accept()[0].close()
+                server.accept()[0].close()
                 self.reached += 1
+
+    def close(self) -> None:
+        for one in (self.server, self.door, self.datagrams):
+            one.close()
 
     def names(self) -> str:
         """The cell that tells the attack where everything is."""
-        places = {"SECRET": "secret", "CLOSED": "closed", "OUTSIDE": "outside"}
+        places = {"SECRET": "secret", "CLOSED": "closed", "OUTSIDE": "outside", "DOOR": "door"}
         lines = [f"{name} = {str(self.folder / place)!r}" for name, place in places.items()]
         return "\n".join([*lines, f"PORT = {self.server.getsockname()[1]}"])
 
@@ -132,8 +141,7 @@ def outside() -> Iterator[Outside]:
     with tempfile.TemporaryDirectory() as folder:
         found = Outside(Path(folder))
         yield found
-        found.server.close()
-        found.datagrams.close()
+        found.close()
 
 
 @contextlib.contextmanager
@@ -236,8 +244,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory, tier: str) -> Bench:
 
 
 def handed_in(folder: Path, data: bytes) -> Submission:
-    import hashlib
-
     path = folder / "homework.ipynb"
     path.write_bytes(data)
     return Submission(student_id="mallory", path=str(path), sha256=hashlib.sha256(data).hexdigest(), submitted_at="")
@@ -259,104 +265,6 @@ def test_no_model_scores_better_than_it_knows(
         assert score.nats_per_char >= attack.get("at_least", math.log(27) - 1e-6)
     else:
         assert (score.points, score.nats_per_char) == (0.0, None)
-
-
-# -- files that are handed in ---------------------------------------------------------------------------------
-
-
-def _with(**changes: Any) -> bytes:
-    content = json.loads(notebook_of("char_to_idx = {}"))
-    content.update(changes)
-    return json.dumps(content).encode()
-
-
-def _nested(depth: int) -> Any:
-    value: Any = {}
-    for _ in range(depth):
-        value = {"x": value}
-    return value
-
-
-def _cell(**changes: Any) -> dict[str, Any]:
-    cell = json.loads(notebook_of("char_to_idx = {}"))["cells"][0]
-    return {**cell, **changes}
-
-
-INPUTS: dict[str, Callable[[], bytes]] = {
-    "empty": lambda: b"",
-    "words": lambda: b"my homework is in the other file",
-    "binary": lambda: b"\x7fELF" + bytes(range(256)) * 100,
-    "other_json": lambda: b'{"a": [1, 2, 3]}',
-    "brackets": lambda: b"[" * 1_000_000,
-    "deep_metadata": lambda: _with(metadata=_nested(400)),
-    "huge_number": lambda: b'{"nbformat": ' + b"9" * 1_000_000 + b"}",
-    "not_finite": lambda: b'{"nbformat": NaN, "cells": []}',
-    "surrogates": lambda: _with(cells=[_cell(source="x = '\ud800'")]),
-    "many_cells": lambda: _with(cells=[_cell(id=f"c{i}") for i in range(5000)]),
-    "same_ids": lambda: _with(cells=[_cell(id="same") for _ in range(20)]),
-    "format_3": lambda: json.dumps(
-        {
-            "nbformat": 3,
-            "nbformat_minor": 0,
-            "metadata": {"name": ""},
-            "worksheets": [
-                {
-                    "cells": [
-                        {
-                            "cell_type": "code",
-                            "collapsed": False,
-                            "input": ["char_to_idx = {}"],
-                            "language": "python",
-                            "metadata": {},
-                            "outputs": [],
-                        }
-                    ],
-                    "metadata": {},
-                }
-            ],
-        }
-    ).encode(),
-    "format_2": lambda: _with(nbformat=2),
-    "no_code": lambda: _with(
-        cells=[{"cell_type": "markdown", "id": "m", "metadata": {}, "source": "I did it all in my head."}]
-    ),
-    "no_list": lambda: _with(cells={"cell": 1}),
-    "forged_outputs": lambda: _with(
-        cells=[
-            _cell(
-                outputs=[{"output_type": "display_data", "data": {"text/html": "<script>1</script>"}, "metadata": {}}]
-            )
-        ]
-    ),
-    "another_kernel": lambda: _with(
-        metadata={"kernelspec": {"name": "../../bin/sh", "display_name": "x", "language": "x", "argv": ["sh"]}}
-    ),
-    "script": lambda: _with(
-        cells=[
-            _cell(),
-            {
-                "cell_type": "markdown",
-                "id": "m",
-                "metadata": {},
-                "source": "<script>alert(1)</script><img src=x onerror=1>",
-            },
-        ]
-    ),
-    "huge": lambda: _with(cells=[_cell(source="#" + "x" * (60 << 20))]),
-}
-
-
-@pytest.mark.parametrize("attack", attacks("inputs"))
-def test_a_file_is_only_a_file(attack: dict[str, Any], bench: Bench, outside: Outside, tmp_path: Path) -> None:
-    """Whatever is handed in has a status and a page, and ends nothing."""
-    with watched(outside):
-        grade = grade_submission(handed_in(tmp_path, INPUTS[attack["data"]]()), bench)
-        page = feedback_html(grade, bench.assignment.checks, assignment_title="Homework")
-    expected = attack["status"] if isinstance(attack["status"], list) else [attack["status"]]
-    assert grade.status.value in expected, grade.message
-    assert "<script" not in page
-    assert "onerror" not in page.replace("&lt;img src=x onerror=1&gt;", "")
-    assert grade.score is not None or grade.status is not Status.GRADED
 
 
 def test_there_are_enough_of_them() -> None:

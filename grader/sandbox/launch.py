@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -21,6 +22,8 @@ from grader.sandbox import tiers
 from grader.sandbox.limits import anonymous_file, seccomp_filter
 
 KILL_GRACE_S = 5.0
+# bubblewrap dies with the thread that started it: this one lives as long as the grader
+_LAUNCHER = ThreadPoolExecutor(1, "launcher")
 SHARED_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock")  # where every user may write
 
 
@@ -42,7 +45,8 @@ class Sealed:
         try:
             command = tiers.command(tier, python, inside, filter_fd, private)
             self._folder = self._own_folder() if tier in (tiers.UID, tiers.NONE) else ""
-            self.process = subprocess.Popen(
+            self.process = _LAUNCHER.submit(
+                subprocess.Popen,
                 command,
                 env={"PATH": tiers.PATH, **({"HOME": self._folder, "TMPDIR": self._folder} if self._folder else {})},
                 stdin=job_fd,
@@ -51,7 +55,7 @@ class Sealed:
                 pass_fds=(*inside, filter_fd),
                 start_new_session=True,
                 cwd=self._folder or "/",
-            )
+            ).result()
         except OSError as error:
             self._give_back()
             raise SandboxUnavailable(f"the sandbox could not be started: {error}") from error

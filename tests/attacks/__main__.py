@@ -19,7 +19,7 @@ from tests.small import LIMITS, folder_with
 from tests.test_attacks import BRIDGE, CHECK, attacks, handed_in
 
 CLASSES = ("files", "network", "processes", "kernel", "limits", "output", "guest", "bridge")
-OUTSIDE = "SECRET = CLOSED = OUTSIDE = '/root/nowhere'\nPORT = 9\n"
+OUTSIDE = "SECRET = CLOSED = OUTSIDE = DOOR = '/root/nowhere'\nPORT = 9\n"
 
 
 def left() -> dict[str, object]:

@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from grader.sandbox.selftest import PROMISES, promised, prove, require
 from grader.types import Outcome
 from tests.conftest import LIMITS, notebook_of
 
+ROOT = Path(__file__).parents[2]
 Start = Callable[..., Session]
 
 
@@ -71,7 +74,7 @@ def with_open_folders(command: list[str]) -> list[str]:
     Both may lie in a closed home: in a private mount namespace they are bound again above an open, empty folder.
     """
     script = ["set -e", "mount -t tmpfs -o mode=0755 tmpfs /mnt"]
-    paths = [sys.base_prefix, str(Path(__file__).parents[2])]
+    paths = [sys.base_prefix, str(ROOT)]
     script += [f"mkdir /mnt/{i}; mount --bind {path} /mnt/{i}" for i, path in enumerate(paths)]
     closed = {parent for path in paths for parent in Path(path).parents if not parent.stat().st_mode & 0o001}
     tops = [folder for folder in closed if not closed & set(folder.parents)]
@@ -104,6 +107,27 @@ def test_a_sandbox_that_does_not_come_up_is_our_fault(monkeypatch: pytest.Monkey
     with Session(notebook=notebook_of(), files={}, environment={}, limits=LIMITS, tier="bubblewrap") as session:  # noqa: SIM117
         with pytest.raises(SandboxUnavailable, match="no namespaces here"):
             session.execute()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give each grading process a uid of its own")
+def test_process_limits_of_two_workers_do_not_add_up(start: Start) -> None:
+    """RLIMIT_NPROC counts by uid over all sandboxes: each grading process runs notebooks under another one."""
+    session = start("import time")
+    session.execute()
+    inside = {process.uids().real for process in psutil.Process(session._sealed.process.pid).children(recursive=True)}
+    print_uid = "from grader.sandbox.tiers import slot_uid; print(slot_uid())"
+    other = subprocess.run([sys.executable, "-c", print_uid], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert tiers.slot_uid() in inside
+    assert int(other.stdout) not in inside
+
+
+def test_a_sandbox_outlives_the_thread_that_asked_for_it(start: Start) -> None:
+    """bubblewrap dies with the thread that started it, and the thread of a pool may end at any time."""
+    with ThreadPoolExecutor(1) as pool:
+        session = pool.submit(start, "def f(): return 1").result()
+        assert pool.submit(session.execute).result().outcome is Outcome.PASSED
+    time.sleep(0.2)
+    assert Student(session, "").f() == 1
 
 
 def test_values_cross_both_ways(start: Start) -> None:

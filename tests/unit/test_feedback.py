@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import struct
 import time
 import zlib
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
@@ -17,8 +15,9 @@ from records import HOSTILE, a_grade, a_mark, marking
 from grader.cells import cells
 from grader.feedback import feedback_html
 from grader.marks import UNMARKED, Marking
-from grader.render import CSP, one_line, plain, points, when
+from grader.render import one_line, plain, points, when
 from grader.types import Check, CheckResult, ManualItem, Outcome, PerplexityScore, Status
+from tests.harmless import Page, assert_harmless
 
 CHECKS = (
     Check(id="f.example", title="f by example", points=1.0, hidden=False, hint="Look at shapes.", section="Part 1"),
@@ -49,40 +48,6 @@ def png(width: int = 1, height: int = 1) -> str:
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     image = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0\0")) + chunk(b"IEND", b"")
     return base64.b64encode(image).decode()
-
-
-class Page(HTMLParser):
-    """The tags of a page with their attributes, and its text."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(source)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def assert_harmless(source: str) -> None:
-    """No script, handler, frame, form or address outside the page; links lead to one of its own checks."""
-    page = Page(source)
-    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "iframe", "object", "embed", "form", "link", "base"})
-    anchors = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
-    for tag, attributes in page.tags:
-        assert not [name for name in attributes if name.startswith("on")], tag
-        if "href" in attributes:
-            assert re.fullmatch(r"#check-\d+", str(attributes["href"])), tag
-            assert str(attributes["href"])[1:] in anchors
-        assert (attributes.get("src") or "data:image/png;base64,").startswith("data:image/png;base64,")
-    assert "http://" not in source
-    assert "https://" not in source
-    metas = [attributes for tag, attributes in page.tags if tag == "meta"]
-    assert {"http-equiv": "Content-Security-Policy", "content": CSP} in metas
-    assert not set("\x1b\x00\x07\u202e") & set(source)
 
 
 # --- what it says ---

@@ -293,7 +293,7 @@ def test_unreadable_file_is_named(tmp_path: Path, work: Path, monkeypatch: pytes
 
 
 def test_a_file_name_that_is_no_unicode_is_a_name(tmp_path: Path, work: Path) -> None:
-    """Whatever bytes a student calls a file by, it is read, and stops nobody else's; a sentence about it can be stored."""
+    """Whatever bytes a student calls a file by, it is read; a sentence about it can be stored."""
     put(tmp_path / "in", "ada.ipynb")
     named = Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/\xff.ipynb"))
     try:
@@ -404,7 +404,9 @@ def test_one_student_cannot_use_up_the_archive(
     """Of one who hands in too many files, or too much, the rest is left out; the notebook and the others are there."""
     for name, value in (("MAX_SHARE_MEMBERS", 5), ("MAX_SHARE_BYTES", 3000)):
         monkeypatch.setattr(unzip, name, value)
-    members = {f"{wrapper}many/a{i}.txt": b"1" for i in range(9)} | {f"{wrapper}much/a{i}": b"1" * 2000 for i in range(4)}
+    members = {f"{wrapper}many/a{i}.txt": b"1" for i in range(9)} | {
+        f"{wrapper}much/a{i}": b"1" * 2000 for i in range(4)
+    }
     notebooks = {f"{wrapper}{name}/homework.ipynb": NOTEBOOK.encode() for name in ("ada", "many", "much")}
     archive = make_zip(tmp_path / "a.zip", members | notebooks)
     found = {s.student_id: Path(s.path).name for s in collect(archive, work)}

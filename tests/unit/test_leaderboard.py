@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from records import HOSTILE, a_grade
 from rich.console import Console
-from test_feedback import Page, assert_harmless
 
 from grader import plot
 from grader.leaderboard import (
@@ -24,6 +23,7 @@ from grader.leaderboard import (
     rows,
 )
 from grader.types import Grade, Outcome, PerplexityScore, Status
+from tests.harmless import Page, assert_harmless
 
 
 def score(nats: float | None, half: float | None = 0.05, model: str = "lstm") -> PerplexityScore:
