@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from grader.sandbox.bridge import Session
+from grader.sandbox.selftest import LIMITS, one_cell
 from grader.sandbox.tiers import NONE
-from grader.types import Limits
-
-_LIMITS = Limits(
-    notebook_cpu_s=60,
-    notebook_wall_s=60,
-    check_wall_s=10,
-    total_wall_s=90,
-    memory_bytes=2 << 30,
-    output_bytes=1 << 20,
-    file_bytes=64 << 20,
-    processes=64,
-    open_files=256,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,17 +48,5 @@ def _in_turns(first: Callable[[], None], second: Callable[[], None], runs: int) 
 
 
 def _empty_notebook(tier: str) -> None:
-    cell: dict[str, object] = {
-        "cell_type": "code",
-        "id": "c",
-        "metadata": {},
-        "outputs": [],
-        "execution_count": None,
-        "source": "pass",
-    }
-    notebook = json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}).encode()
-    session = Session(notebook=notebook, files={}, environment={}, limits=_LIMITS, tier=tier)
-    try:
+    with Session(notebook=one_cell("pass"), files={}, environment={}, limits=LIMITS, tier=tier) as session:
         session.execute()
-    finally:
-        session.close()

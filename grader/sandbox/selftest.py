@@ -43,7 +43,7 @@ NOT_PROMISED = {
 }
 _DEVICES = ["console", "core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin"]
 _DEVICES += ["stdout", "tty", "urandom", "zero"]
-_LIMITS = Limits(
+LIMITS = Limits(  # of a notebook of ours
     notebook_cpu_s=60,
     notebook_wall_s=60,
     check_wall_s=10,
@@ -150,9 +150,7 @@ def prove(tier: str) -> dict[str, bool]:
     """Which promises this tier keeps on this machine. Raises SandboxUnavailable if the canary could not run."""
     with _bait() as bait:
         head = "".join(f"{name} = {value!r}\n" for name, value in bait.items())
-        with Session(
-            notebook=_notebook(head + _CANARY), files={}, environment={}, limits=_LIMITS, tier=tier
-        ) as session:
+        with Session(notebook=one_cell(head + _CANARY), files={}, environment={}, limits=LIMITS, tier=tier) as session:
             execution = session.execute()
             try:
                 kept = Student(session, "").get("kept")
@@ -205,7 +203,8 @@ def _bait() -> Iterator[dict[str, object]]:
                 del os.environ["GRADER_CANARY"]
 
 
-def _notebook(source: str) -> bytes:
+def one_cell(source: str) -> bytes:
+    """A notebook of one code cell."""
     cell: dict[str, object] = {
         "cell_type": "code",
         "id": "canary",
