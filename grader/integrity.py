@@ -4,6 +4,9 @@ TRAINED_ON_TEST: the test text, which the notebook is given, and the held-out te
 alike. A model that learnt from the test text is better there. Blocks differ in difficulty, so each block's loss is
 taken relative to what an n-gram yardstick loses on it, fitted to the training text alone.
 
+MEMORISED: held-out text that is cut at words into pieces of about 25 characters and shuffled never existed. A model of
+the language loses a few hundredths of a nat per character there; one that looks texts up loses its place at each cut.
+
 REPORTED_OTHERWISE: the perplexity on the test text that the notebook itself reports, against the one measured here.
 """
 
@@ -21,6 +24,8 @@ from grader.types import Flag, PerplexityScore
 PERMUTATIONS = 100_000
 P_VALUE = 1e-4  # false alarms per honest model
 REPORTED_TOLERANCE = 0.02
+LARGEST_HONEST_SPLICE_GAP = 0.08  # nats/char
+SPLICE_ERRORS = 4.0  # standard errors by which a gap must be larger: false alarms below 1e-4
 MINIMUM_GAP = 0.02  # nats/char; a smaller one is not worth a human's time
 Array = np.ndarray[Any, Any]
 
@@ -46,6 +51,19 @@ def trained_on_test(score: PerplexityScore, yardstick: tuple[Array, Array], *, s
         f"relative to a trigram (permutation test, p = {p_value:.1e})"
     )
     return Flag(kind="TRAINED_ON_TEST", model=score.model, evidence=evidence)
+
+
+def memorised(score: PerplexityScore) -> Flag | None:
+    """A flag if the model loses more on spliced text than one that models the language does."""
+    if score.splice_gap is None or score.splice_gap_error is None:
+        return None
+    if score.splice_gap - SPLICE_ERRORS * score.splice_gap_error <= LARGEST_HONEST_SPLICE_GAP:
+        return None
+    evidence = (
+        f"{score.splice_gap:.3f} ± {score.splice_gap_error:.3f} nats/char worse when held-out text is cut up and "
+        f"shuffled; a model that does not know the text loses at most {LARGEST_HONEST_SPLICE_GAP}"
+    )
+    return Flag(kind="MEMORISED", model=score.model, evidence=evidence)
 
 
 def reported_perplexities(student: Student, where: str, models: Sequence[str]) -> dict[str, float]:

@@ -25,6 +25,8 @@ BOOTSTRAP_SAMPLES = 2000
 LARGEST_SCORE = 1e30  # sums of losses stay finite
 TWINS = 4  # lanes that are shown twice, at two places of the batch
 STEPS_AGAIN = 12  # of the lanes' beginning, shown once more when all is read
+SPLICED_CHARS = 20_000  # of the held-out text, cut up and shuffled
+SEGMENT_CHARS = 25  # about as long is each piece
 SAME = 0.01  # largest distance of two distributions that are the same: float32 and TF32 stay far below
 Array = np.ndarray[Any, Any]
 
@@ -48,6 +50,17 @@ def lanes_of(text: Array, lanes: int) -> Array:
     if length <= WARM_UP_CHARS:
         raise AssignmentError(f"a text of {len(text)} characters is too short for {lanes} lanes: lower `lanes`.")
     return text[: lanes * length].reshape(lanes, length)
+
+
+def spliced(text: Array, rng: np.random.Generator) -> Array:
+    """The places [N] of a text's characters when it is cut at words into pieces of about 25, and these are shuffled."""
+    ends, begin = [], 0
+    for space in np.flatnonzero(text == 0) + 1:
+        if space - begin >= SEGMENT_CHARS - 2:  # half a word less, as the cut comes at the end of one
+            ends.append(int(space))
+            begin = int(space)
+    pieces = np.split(np.arange(len(text)), ends)
+    return np.concatenate([pieces[i] for i in rng.permutation(len(pieces))])
 
 
 def log_softmax(scores: Array) -> Array:
@@ -142,27 +155,43 @@ def _require_same(log_p: Array, expected: Array, when: str) -> None:
 def score_models(
     student: Student, curves: Sequence[Curve], split: Split, lanes: int, seed: int
 ) -> dict[str, PerplexityScore]:
-    """Measure models on the held-out and on the test text; what a model did wrong becomes its outcome.
+    """Measure models on held-out, test and spliced held-out text; what a model did wrong becomes its outcome.
 
     If one ends the student's process, its outcome is all there is: the others are to be asked in a fresh process.
     """
     rng = np.random.default_rng(seed)
     by_model = {curve.model: curve for curve in curves}
-    texts = [lanes_of(indices(text), lanes) for text in (split.held_out, split.test)]
+    held_out, test = indices(split.held_out), indices(split.test)
+    order = spliced(held_out, rng)[: max(SPLICED_CHARS, lanes * 3 * WARM_UP_CHARS)]
+    places = lanes_of(order, lanes)
+    readings: list[dict[str, Array | StudentError]] = []
     try:
-        held_out, test = (lockstep_nats(student, list(by_model), text, rng) for text in texts)
+        for text in (lanes_of(held_out, lanes), lanes_of(test, lanes), held_out[places]):
+            readings.append(lockstep_nats(student, list(by_model), text, rng))
     except ModelEnded as ended:
         return {ended.model: without_model(by_model[ended.model], ended.error.outcome, str(ended.error))}
-    return {model: _score(curve, held_out[model], test[model], rng) for model, curve in by_model.items()}
+    return {
+        model: _score(curve, [reading[model] for reading in readings], places[:, WARM_UP_CHARS:], rng)
+        for model, curve in by_model.items()
+    }
 
 
 def _score(
-    curve: Curve, held_out: Array | StudentError, test: Array | StudentError, rng: np.random.Generator
+    curve: Curve, readings: Sequence[Array | StudentError], places: Array, rng: np.random.Generator
 ) -> PerplexityScore:
-    if isinstance(held_out, StudentError):
-        return without_model(curve, held_out.outcome, str(held_out))
+    """The score from the losses on held-out, test and spliced text, or from what went wrong in any of them.
+
+    One that fails on the texts by which cheating shows is not measured on the other.
+    """
+    found = []
+    for reading in readings:
+        if isinstance(reading, StudentError):
+            return without_model(curve, reading.outcome, str(reading))
+        found.append(reading)
+    held_out, test, shuffled = found
     blocks = held_out.mean(axis=1)
     low, high = bootstrap_interval(blocks, rng)
+    gap, error = splice_gap(held_out, shuffled, places)
     nats = float(blocks.mean())
     return PerplexityScore(
         model=curve.model,
@@ -174,8 +203,29 @@ def _score(
         ci_high=high,
         num_chars=held_out.size,
         block_nats=tuple(blocks.tolist()),
-        test_block_nats=() if isinstance(test, StudentError) else tuple(test.mean(axis=1).tolist()),
+        test_block_nats=tuple(test.mean(axis=1).tolist()),
+        splice_gap=gap,
+        splice_gap_error=error,
     )
+
+
+def splice_gap(held_out: Array, shuffled: Array, places: Array) -> tuple[float | None, float | None]:
+    """What a character loses on average by being moved, in nats, and the standard error of that.
+
+    `held_out` [B, L] are the losses in the text's own order, of the places W … W + L of each lane; `shuffled` [B, S]
+    are those of the characters at `places` [B, S] of that text, in spliced order. A model that models words and
+    sentences loses little; one that has the text by heart loses its place at every cut. None, if there is too little
+    text to say.
+    """
+    lanes, steps = held_out.shape
+    in_order = np.full((lanes, WARM_UP_CHARS + steps), np.nan)
+    in_order[:, WARM_UP_CHARS:] = held_out
+    known = np.append(in_order.reshape(-1), np.full(lanes, np.nan))  # what is left when the lanes are cut
+    moved = [lane[np.isfinite(lane)] for lane in shuffled - known[places]]
+    means = np.array([lane.mean() for lane in moved if lane.size])
+    if len(means) < 2:
+        return None, None
+    return float(np.concatenate(moved).mean()), float(means.std(ddof=1) / np.sqrt(len(means)))
 
 
 def without_model(curve: Curve, outcome: Outcome, message: str) -> PerplexityScore:

@@ -25,7 +25,7 @@ from grader.checks import run_checks, without_session
 from grader.corpus import cache_folder, load_corpus, split_corpus
 from grader.errors import SubmissionError
 from grader.intake import read_submission
-from grader.integrity import reported_otherwise, reported_perplexities, trained_on_test
+from grader.integrity import memorised, reported_otherwise, reported_perplexities, trained_on_test
 from grader.notebook import parse_submission, to_json
 from grader.perplexity import baselines, score_models, without_model
 from grader.sandbox.bridge import Session, Student, StudentError
@@ -238,6 +238,7 @@ def _fill(work: _Work, bench: Bench) -> _Work:
 
 def _flags(scores: Mapping[str, PerplexityScore], bench: Bench) -> tuple[Flag, ...]:
     found = [trained_on_test(score, bench.yardsticks[YARDSTICK]) for score in scores.values()]
+    found += [memorised(score) for score in scores.values()]
     found += [reported_otherwise(score) for score in scores.values()]
     return tuple(flag for flag in found if flag)
 

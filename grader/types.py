@@ -181,6 +181,8 @@ class PerplexityScore:
     num_chars: int = 0
     block_nats: tuple[float, ...] = ()  # mean loss of each held-out block
     test_block_nats: tuple[float, ...] = ()  # the same on the test text that the notebook was given
+    splice_gap: float | None = None  # nats/char that it loses on held-out text that is cut up and shuffled
+    splice_gap_error: float | None = None  # standard error of the gap
     reported: float | None = None  # the test perplexity that the notebook itself reports; None: none
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from grader.errors import AssignmentError
+from grader.integrity import memorised
 from grader.perplexity import (
     ALPHABET,
     STEPS_AGAIN,
@@ -21,6 +22,7 @@ from grader.perplexity import (
     log_softmax,
     ngram_nats,
     score_models,
+    spliced,
 )
 from grader.sandbox.bridge import SessionOver, StudentError
 from grader.types import Curve, Outcome, Split
@@ -155,6 +157,82 @@ def test_scores_that_depend_on_more_than_the_text_are_none(model: Any, words: st
     assert isinstance(found, StudentError)
     assert found.outcome is Outcome.FAILED
     assert words in str(found)
+
+
+def english(length: int, rng: np.random.Generator) -> str:
+    """Words of 2 to 9 random letters: nothing in it helps to guess what comes, but having seen it."""
+    words = ["".join(rng.choice(list(ALPHABET[1:]), rng.integers(2, 10))) for _ in range(length // 4)]
+    return " ".join(words)[:length]
+
+
+def test_spliced_text_is_the_same_text_in_pieces() -> None:
+    """Every character once; pieces of about 25 that begin with a word, in another order."""
+    text = indices(english(5000, np.random.default_rng(0)))
+    order = spliced(text, np.random.default_rng(1))
+    assert sorted(order) == list(range(5000))
+    begins = order[1:][np.diff(order) != 1]
+    assert 5000 / 32 < len(begins) < 5000 / 22
+    assert all(text[begin - 1] == 0 for begin in begins if begin)
+
+
+def scored(model: Any, texts: tuple[str, str, str], lanes: int = 100) -> Any:
+    split = Split(train=texts[0], test=texts[1], held_out=texts[2], sha256="")
+    return score_models(FakeStudent(model), [CURVE], split, lanes, seed=0)["rnn"]
+
+
+def test_a_model_that_knows_the_text_by_heart_is_told_from_one_that_knows_the_language() -> None:
+    """Even where it is a twentieth of a model, a look-up table loses its place at every cut; a chain does not."""
+    rng = np.random.default_rng(3)
+    texts = english(2000, rng), english(12_000, rng), english(12_000, rng)
+    places: dict[str, list[int]] = {}
+    for end in range(12, len(texts[2])):
+        places.setdefault(texts[2][end - 12 : end], []).append(end)
+    known = indices(texts[2])
+    counts = np.ones((V, V))
+    np.add.at(counts, (known[:-1], known[1:]), 1)
+    chain = counts / counts.sum(axis=1, keepdims=True)
+
+    def mixed(share: float) -> Any:
+        def model(shown: np.ndarray) -> np.ndarray:
+            p = chain[shown[:, -1]].copy()
+            for row, tail in zip(p, shown[:, -12:], strict=True):
+                if ends := places.get("".join(ALPHABET[i] for i in tail)):
+                    row *= 1 - share
+                    row[known[ends[0]]] += share
+            return np.log(p)
+
+        return model
+
+    honest, cheats = scored(mixed(0.0), texts), [scored(mixed(share), texts) for share in (0.05, 0.99)]
+    assert abs(honest.splice_gap) < 0.02
+    assert memorised(honest) is None
+    for cheat in cheats:
+        assert cheat.splice_gap > 0.1
+        flag = memorised(cheat)
+        assert flag is not None
+        assert flag.kind == "MEMORISED"
+
+
+@pytest.mark.parametrize("reading", [2, 3])
+def test_a_model_that_refuses_a_text_by_which_cheating_shows_has_no_score(reading: int) -> None:
+    """Raising on the test text, or on the spliced text, is no way around a flag."""
+    rng = np.random.default_rng(4)
+    begun = itertools.count(1)
+
+    class Refusing(FakeStudent):
+        def keep(self, target: str, name: str, lanes: int) -> str:
+            self.reading = (next(begun) + 1) // 2  # each text is begun twice
+            return super().keep(target, name, lanes)
+
+    def model(shown: np.ndarray) -> np.ndarray:
+        if student.reading == reading:
+            raise StudentError(Outcome.RAISED, "not this one")
+        return np.zeros((len(shown), V))
+
+    student = Refusing(model)
+    split = Split(train="", test=english(3000, rng), held_out=english(3000, rng), sha256="")
+    score = score_models(student, [CURVE], split, 20, seed=0)["rnn"]
+    assert (score.outcome, score.points) == (Outcome.RAISED, 0.0)
 
 
 @pytest.mark.parametrize("error", [StudentError, SessionOver])

@@ -1,0 +1,16 @@
+"""What a model loses on text that is cut up and shuffled."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    for name in ("splice_gap", "splice_gap_error"):
+        op.add_column("perplexity_scores", sa.Column(name, sa.Double, nullable=True))
