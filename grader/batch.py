@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import resource
 import signal
 import sys
 import time
@@ -25,6 +26,7 @@ from grader.types import Grade, Submission
 
 ATTEMPTS = 3
 BACK_OFF_S = 2.0
+MEMORY_BYTES = 4 << 30  # of a worker: what a check makes of an answer must not take the machine's
 _PR_SET_PDEATHSIG = 1
 
 Report = Callable[[Grade, bool], None]  # a grade, and whether it was in the gradebook already
@@ -85,6 +87,7 @@ class _Batch:
 
     def __init__(self, pending: Sequence[Submission], bench: Bench, jobs: int, record: Callable[[Grade], None]) -> None:
         self._waiting = deque(pending)
+        self._suspects: deque[Submission] = deque()  # in hand when a worker was lost: each is tried again alone
         self._in_hand: dict[Future[Grade], Submission] = {}
         self._attempts: Counter[str] = Counter()
         self._bench, self._jobs, self._record = bench, jobs, record
@@ -93,7 +96,7 @@ class _Batch:
     def run(self) -> None:
         """Grade all. Raises Interrupted after Ctrl-C."""
         try:
-            while self._waiting or self._in_hand:
+            while self._waiting or self._in_hand or self._suspects:
                 self._hand_out()
                 self._collect()
         except KeyboardInterrupt:
@@ -113,12 +116,20 @@ class _Batch:
     def _hand_out(self) -> None:
         """Give each free worker one submission: a worker that dies takes only what it held."""
         while self._waiting and len(self._in_hand) < self._jobs:
-            submission = self._waiting.popleft()
-            try:
-                self._in_hand[self._pool.submit(_grade_one, submission)] = submission
-            except BrokenProcessPool:
-                self._waiting.appendleft(submission)
+            if not self._submit(self._waiting):
                 return
+        if self._suspects and not self._in_hand:
+            self._submit(self._suspects)
+
+    def _submit(self, queue: deque[Submission]) -> bool:
+        """Hand out the next of a queue; whether the pool took it."""
+        submission = queue.popleft()
+        try:
+            self._in_hand[self._pool.submit(_grade_one, submission)] = submission
+        except BrokenProcessPool:
+            queue.appendleft(submission)
+            return False
+        return True
 
     def _collect(self) -> None:
         """Record what is done; put back what a fault of ours hit, or record it as unknown when it keeps failing."""
@@ -141,7 +152,7 @@ class _Batch:
         self._attempts[submission.student_id] += 1
         if self._attempts[submission.student_id] < ATTEMPTS:
             time.sleep(BACK_OFF_S)
-            self._waiting.append(submission)
+            (self._suspects if isinstance(fault, WorkerLost) else self._waiting).append(submission)
         else:
             self._record(unmeasured(submission, self._bench, f"Not graded, by a fault of ours: {fault}"))
 
@@ -149,6 +160,7 @@ class _Batch:
         """After Ctrl-C: start nothing new, finish and record what runs; a second Ctrl-C stops at once."""
         print("Stopping: finishing what runs (press Ctrl-C again to stop at once).", file=sys.stderr)
         self._waiting.clear()
+        self._suspects.clear()
         try:
             while self._in_hand:
                 self._collect()
@@ -158,11 +170,12 @@ class _Batch:
 
 
 def _start_worker(bench: Bench) -> None:
-    """In each worker: leave Ctrl-C to the coordinator, and do not outlive it."""
+    """In each worker: leave Ctrl-C to the coordinator, do not outlive it, and end in an error when memory runs out."""
     global _bench
     # a handler, not SIG_IGN: what is ignored stays ignored in the student's kernel, which must be interruptible
     signal.signal(signal.SIGINT, lambda _signal, _frame: None)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     _bench = bench
 
 

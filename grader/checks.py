@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import io
 import os
 import sys
@@ -56,6 +57,24 @@ def run_checks(
     if not plugin.session_over and plugin.decided != set(wanted):
         raise InfrastructureError(f"a check came to no verdict: {sorted(set(wanted) - plugin.decided)[0]}: {tail}")
     return [plugin.result(check) for check in assignment.checks if check.id in plugin.decided]
+
+
+def scores_of_weights(
+    assignment: Assignment, model: str, params: Sequence[tuple[str, Any]], indices: Any, size: int
+) -> list[Any]:
+    """What weights make of a text, by the assignment's `weights`: scores [T, S, size] for indices [S, T],
+    in each way in which the weights can be read.
+
+    Raises:
+        InfrastructureError: the file broke by its own fault.
+    """
+    path = Path(assignment.folder) / assignment.weights
+    with _fresh_modules(str(path.parent)):
+        sys.path.insert(0, str(path.parent))
+        try:
+            return list(importlib.import_module(path.stem).scores(model, params, indices, size))
+        except Exception as error:
+            raise InfrastructureError(f"{path} broke by its own fault: {type(error).__name__}: {error}") from error
 
 
 def without_session(checks: Sequence[Check], outcome: Outcome, message: str) -> list[CheckResult]:

@@ -42,7 +42,9 @@ def load_assignment(folder: Path) -> Assignment:
         source = stubs.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise AssignmentError(f"{path} names {stubs.name}, which cannot be read: {_one_line(error)}") from None
-    values = {"duedate": "", "seed": 0, "reported": "", **raw, "folder": str(folder), "checks": checks}
+    if raw.get("weights") and not (folder / str(raw["weights"])).is_file():
+        raise AssignmentError(f"{path} names {raw['weights']} in `weights`, and there is no such file.")
+    values = {"duedate": "", "seed": 0, "reported": "", "weights": "", **raw, "folder": str(folder), "checks": checks}
     values |= {"profiles": profiles, "manual": manual}
     assignment: Assignment = _build(
         Assignment, {**values, "stubs_source": source, "sha256": _digest(folder)}, str(path)

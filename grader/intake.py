@@ -193,10 +193,10 @@ def _any_notebook(files: list[_File]) -> bool:
 
 def _student(entry: str) -> tuple[str, str, int]:
     """Of the name of a file or folder: the student, the name without the LMS's prefix, the upload's number."""
+    if match := CANVAS.fullmatch(entry):  # first: the file's name is the student's to choose, and may be as Moodle's
+        return f"{match['name']}_{match['id']}", match["file"], int(match["upload"])
     if match := MOODLE.fullmatch(entry):
         return match["id"], match["file"] or entry, 0
-    if match := CANVAS.fullmatch(entry):
-        return f"{match['name']}_{match['id']}", match["file"], int(match["upload"])
     stem = re.sub(r"\.ipynb$", "", Path(entry).stem, flags=re.IGNORECASE)  # homework.ipynb.txt
     return stem, entry, 0
 

@@ -7,24 +7,30 @@ taken relative to what an n-gram yardstick loses on it, fitted to the training t
 MEMORISED: held-out text that is cut at words into pieces of about 25 characters and shuffled never existed. A model of
 the language loses a few hundredths of a nat per character there; one that looks texts up loses its place at each cut.
 
+WEIGHTS_DISAGREE: where the parameters of a model can be read, the grader computes from them what the model should have
+answered to text it was scored on. A table behind the face of a network answers otherwise.
+
 REPORTED_OTHERWISE: the perplexity on the test text that the notebook itself reports, against the one measured here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from grader.sandbox.bridge import Student, StudentError
+from grader.perplexity import log_softmax
+from grader.sandbox.bridge import SessionOver, Student, StudentError
 from grader.types import Flag, PerplexityScore
 
 PERMUTATIONS = 100_000
 P_VALUE = 1e-4  # false alarms per honest model
 REPORTED_TOLERANCE = 0.02
 LARGEST_HONEST_SPLICE_GAP = 0.08  # nats/char
+SAME_ANSWER = 0.02  # total variation; float32, TF32 and float16 stay below
 SPLICE_ERRORS = 4.0  # standard errors by which a gap must be larger: false alarms below 1e-4
 MINIMUM_GAP = 0.02  # nats/char; a smaller one is not worth a human's time
 Array = np.ndarray[Any, Any]
@@ -66,6 +72,51 @@ def memorised(score: PerplexityScore) -> Flag | None:
     return Flag(kind="MEMORISED", model=score.model, evidence=evidence)
 
 
+def weights_disagree(score: PerplexityScore) -> Flag | None:
+    """A flag if the model's answers are not what its own weights compute."""
+    if score.weights_distance is None or score.weights_distance <= SAME_ANSWER:
+        return None
+    evidence = (
+        f"its weights, read as the network that they belong to, give other probabilities than it answered when it was "
+        f"scored: up to {score.weights_distance:.2f} apart (total variation)"
+    )
+    return Flag(kind="WEIGHTS_DISAGREE", model=score.model, evidence=evidence)
+
+
+def weights_distance(
+    student: Student, compute: Callable[..., Sequence[Array]], model: str, text: Array, log_p: Array
+) -> float | None:
+    """The largest total variation between ln p [S, T, V] on a text [S, T] and what the model's own weights compute.
+
+    `compute(model, [(name, array)], indices [S, T], size)` gives the scores [T, S, size], in each way in which the
+    weights can be meant; the nearest counts. None, if the weights cannot be read, or not as such a model's.
+    """
+    try:
+        opened = student.keep(student.stubs.ref("open_model"), model, 1)
+        params, places, size = _weights(student.stubs.weights(opened), log_p.shape[-1])
+    except SessionOver:
+        raise
+    except (StudentError, TypeError, ValueError):
+        return None
+    with np.errstate(all="ignore"):
+        answers = [scores[..., places] for scores in compute(model, params, places[text], size)]
+        found = [np.exp(log_softmax(np.moveaxis(scores, 1, 0))) for scores in answers]
+    distances = [np.abs(p - np.exp(log_p)).sum(axis=-1).max() / 2 for p in found]
+    return min((float(distance) if distance == distance else 1.0 for distance in distances), default=None)
+
+
+def _weights(answer: Any, num_symbols: int) -> tuple[list[tuple[str, Array]], Array, int]:
+    """What stubs.weights says, if it is that: parameters, the place of each symbol, the vocabulary's size."""
+    params, places, size = answer
+    named = [(str(name), np.asarray(value, np.float64)) for name, value in params]
+    if type(size) is not int or not num_symbols <= size <= 10 * num_symbols:
+        raise ValueError("no size of a vocabulary")
+    found = np.asarray(places)
+    if found.shape != (num_symbols,) or found.dtype.kind not in "iu" or found.min() < 0 or found.max() >= size:
+        raise ValueError("no places of symbols")
+    return named, found, size
+
+
 def reported_perplexities(student: Student, where: str, models: Sequence[str]) -> dict[str, float]:
     """What the notebook says of its models: `where` is the way to the figure, `variable/{model}/entry`.
 
@@ -86,7 +137,7 @@ def _entry(value: Any, keys: Sequence[str]) -> float | None:
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None
+    return float(value) if is_number and abs(value) < sys.float_info.max else None
 
 
 def reported_otherwise(score: PerplexityScore) -> Flag | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,7 @@ ALPHABET = " abcdefghijklmnopqrstuvwxyz"  # the order in which symbols and score
 WARM_UP_CHARS = 20  # shown at the head of each lane, not scored
 BOOTSTRAP_SAMPLES = 2000
 LARGEST_SCORE = 1e30  # sums of losses stay finite
-TWINS = 4  # lanes that are shown twice, at two places of the batch
-STEPS_AGAIN = 12  # of the lanes' beginning, shown once more when all is read
+TWINS = 8  # lanes that are shown at two places of the batch, and once more among others
 SPLICED_CHARS = 20_000  # of the held-out text, cut up and shuffled
 SEGMENT_CHARS = 25  # about as long is each piece
 SAME = 0.01  # largest distance of two distributions that are the same: float32 and TF32 stay far below
@@ -69,6 +69,19 @@ def log_softmax(scores: Array) -> Array:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a model made of a text."""
+
+    nats: Array  # losses of what is scored [B, L]
+    sample: Array  # some of its lanes, as symbols [S, W + L]
+    sample_log_p: Array  # ln p of each symbol after the first, by what came before [S, W + L − 1, V]
+
+
+# the model and a sample of its reading -> how far its answers are from what its weights compute; None: unknown
+Judge = Callable[[str, Reading], float | None]
+
+
 class ModelEnded(Exception):
     """The student's process ended while a model was asked."""
 
@@ -108,42 +121,48 @@ class _Readers:
 
 
 def lockstep_nats(
-    student: Student, models: Sequence[str], text: Array, rng: np.random.Generator
-) -> dict[str, Array | StudentError]:
+    student: Student, models: Sequence[str], text: Array, rng: np.random.Generator, *, again: bool = False
+) -> dict[str, Reading | StudentError]:
     """Losses −ln p(x_t | x_<t) of each model on lanes [B, W + L], as nats [B, L]; or what the model did wrong.
 
     All models go through the text together: at each step every one commits to its scores before any is shown the next
     character, so that none can remember for another what comes. Lanes are shown in random order, some of them twice,
-    and their beginning once more at the end: scores that depend on more than the text of their lane are no scores.
-    Raises ModelEnded if the student's process ended.
+    and `again`, these once more among other texts: scores that depend on more than the text of their lane are no
+    scores. Raises ModelEnded if the student's process ended.
     """
     lanes, steps = len(text), text.shape[1] - 1
     doubled = rng.choice(lanes, min(TWINS, lanes), replace=False)
     rows = rng.permutation(np.concatenate([np.arange(lanes), doubled]))
     firsts = np.unique(rows, return_index=True)[1]  # for each lane the row that counts
     nats = {model: np.empty((lanes, steps + 1 - WARM_UP_CHARS)) for model in models}
-    begun: dict[str, list[Array]] = {model: [] for model in models}
+    sampled = {model: np.empty((len(doubled), steps, len(ALPHABET))) for model in models}
 
     def take(model: str, log_p: Array) -> None:
         counting = log_p[firsts]
         _require_same(log_p, counting[rows], "at two places of the batch")
-        if t < STEPS_AGAIN:
-            begun[model].append(counting)
+        sampled[model][:, t] = counting[doubled]
         if t + 1 >= WARM_UP_CHARS:
             nats[model][:, t + 1 - WARM_UP_CHARS] = -counting[np.arange(lanes), text[:, t + 1]]
 
     def take_again(model: str, log_p: Array) -> None:
-        _require_same(log_p, begun[model][t][rows], "when it is asked again")
+        _require_same(log_p[places], sampled[model][:, t], "when it is asked again")
 
     readers = _Readers(student, models, len(rows))
     for t in range(steps):
         readers.step(text[rows, t], take)
-    rows = rng.permutation(rows)
-    again = _Readers(student, [model for model in models if model not in readers.wrong], len(rows))
-    for t in range(min(STEPS_AGAIN, steps)):
-        again.step(text[rows, t], take_again)
-    wrong = readers.wrong | again.wrong
-    return {model: wrong.get(model, nats[model]) for model in models}
+    wrong = readers.wrong
+    if again:
+        others = np.roll(text[rng.choice(lanes, len(doubled))], steps // 2, axis=1)
+        mixed = rng.permutation(2 * len(doubled))
+        shown, places = np.concatenate([text[doubled], others])[mixed], np.argsort(mixed)[: len(doubled)]
+        readers = _Readers(student, [model for model in models if model not in wrong], len(shown))
+        for t in range(steps):
+            readers.step(shown[:, t], take_again)
+        wrong = wrong | readers.wrong
+    return {
+        model: wrong.get(model) or Reading(nats=nats[model], sample=text[doubled], sample_log_p=sampled[model])
+        for model in models
+    }
 
 
 def _require_same(log_p: Array, expected: Array, when: str) -> None:
@@ -153,45 +172,60 @@ def _require_same(log_p: Array, expected: Array, when: str) -> None:
 
 
 def score_models(
-    student: Student, curves: Sequence[Curve], split: Split, lanes: int, seed: int
+    student: Student, curves: Sequence[Curve], split: Split, lanes: int, seed: int, judge: Judge | None = None
 ) -> dict[str, PerplexityScore]:
-    """Measure models on held-out, test and spliced held-out text; what a model did wrong becomes its outcome.
+    """Measure models on test, held-out and spliced held-out text; what a model did wrong becomes its outcome.
 
-    If one ends the student's process, its outcome is all there is: the others are to be asked in a fresh process.
+    If one ends the student's process on the test text, its outcome is all there is: the others are to be asked in a
+    fresh process. Held-out text is shown to one process only, as there may be ways to tell another what comes.
     """
     rng = np.random.default_rng(seed)
     by_model = {curve.model: curve for curve in curves}
     held_out, test = indices(split.held_out), indices(split.test)
     order = spliced(held_out, rng)[: max(SPLICED_CHARS, lanes * 3 * WARM_UP_CHARS)]
     places = lanes_of(order, lanes)
-    readings: list[dict[str, Array | StudentError]] = []
     try:
-        for text in (lanes_of(held_out, lanes), lanes_of(test, lanes), held_out[places]):
-            readings.append(lockstep_nats(student, list(by_model), text, rng))
+        on_test = lockstep_nats(student, list(by_model), lanes_of(test, lanes), rng)
     except ModelEnded as ended:
         return {ended.model: without_model(by_model[ended.model], ended.error.outcome, str(ended.error))}
-    return {
-        model: _score(curve, [reading[model] for reading in readings], places[:, WARM_UP_CHARS:], rng)
-        for model, curve in by_model.items()
-    }
+    try:
+        on_held_out = lockstep_nats(student, list(by_model), lanes_of(held_out, lanes), rng, again=True)
+        on_spliced = lockstep_nats(student, list(by_model), held_out[places], rng)
+        found = {model: _read(model, (on_held_out, on_test, on_spliced), judge) for model in by_model}
+    except ModelEnded as ended:
+        why = f"While held-out text was read, models[{ended.model!r}] ended the process: {ended.error}"
+        return {model: without_model(curve, ended.error.outcome, why) for model, curve in by_model.items()}
+    return {model: _score(curve, found[model], places[:, WARM_UP_CHARS:], rng) for model, curve in by_model.items()}
 
 
-def _score(
-    curve: Curve, readings: Sequence[Array | StudentError], places: Array, rng: np.random.Generator
-) -> PerplexityScore:
-    """The score from the losses on held-out, test and spliced text, or from what went wrong in any of them.
+def _read(
+    model: str, readings: Sequence[dict[str, Reading | StudentError]], judge: Judge | None
+) -> tuple[list[Reading], float | None] | StudentError:
+    """Its readings, and how far it is from its weights; or what went wrong in any of them.
 
-    One that fails on the texts by which cheating shows is not measured on the other.
+    A model that fails on the texts by which cheating shows is not measured on the other.
     """
     found = []
     for reading in readings:
-        if isinstance(reading, StudentError):
-            return without_model(curve, reading.outcome, str(reading))
-        found.append(reading)
-    held_out, test, shuffled = found
-    blocks = held_out.mean(axis=1)
+        one = reading[model]
+        if isinstance(one, StudentError):
+            return one
+        found.append(one)
+    try:
+        return found, judge(model, found[0]) if judge else None
+    except SessionOver as error:
+        raise ModelEnded(error, model) from error
+
+
+def _score(
+    curve: Curve, found: tuple[list[Reading], float | None] | StudentError, places: Array, rng: np.random.Generator
+) -> PerplexityScore:
+    if isinstance(found, StudentError):
+        return without_model(curve, found.outcome, str(found))
+    (held_out, test, shuffled), distance = found
+    blocks = held_out.nats.mean(axis=1)
     low, high = bootstrap_interval(blocks, rng)
-    gap, error = splice_gap(held_out, shuffled, places)
+    gap, error = splice_gap(held_out.nats, shuffled.nats, places)
     nats = float(blocks.mean())
     return PerplexityScore(
         model=curve.model,
@@ -201,9 +235,10 @@ def _score(
         nats_per_char=nats,
         ci_low=low,
         ci_high=high,
-        num_chars=held_out.size,
+        num_chars=held_out.nats.size,
         block_nats=tuple(blocks.tolist()),
-        test_block_nats=tuple(test.mean(axis=1).tolist()),
+        test_block_nats=tuple(test.nats.mean(axis=1).tolist()),
+        weights_distance=distance,
         splice_gap=gap,
         splice_gap_error=error,
     )

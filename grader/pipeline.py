@@ -21,13 +21,20 @@ from typing import Any
 import numpy as np
 
 from grader import __version__
-from grader.checks import run_checks, without_session
+from grader.checks import run_checks, scores_of_weights, without_session
 from grader.corpus import cache_folder, load_corpus, split_corpus
 from grader.errors import SubmissionError
 from grader.intake import read_submission
-from grader.integrity import memorised, reported_otherwise, reported_perplexities, trained_on_test
+from grader.integrity import (
+    memorised,
+    reported_otherwise,
+    reported_perplexities,
+    trained_on_test,
+    weights_disagree,
+    weights_distance,
+)
 from grader.notebook import parse_submission, to_json
-from grader.perplexity import baselines, score_models, without_model
+from grader.perplexity import Reading, baselines, score_models, without_model
 from grader.sandbox.bridge import Session, Student, StudentError
 from grader.types import (
     Assignment,
@@ -205,7 +212,8 @@ def _ask(session: Session, work: _Work, seed: int, bench: Bench) -> None:
     try:
         student = Student(session, bench.assignment.stubs_source)
     except StudentError as error:
-        work.execution = dataclasses.replace(work.execution, outcome=error.outcome, message=str(error))
+        outcome = error.outcome if error.outcome in _STATUS else Outcome.RAISED
+        work.execution = dataclasses.replace(work.execution, outcome=outcome, message=str(error))
         return
     if open_checks:
         for result in run_checks(bench.assignment, open_checks, student, seed, bench.split.test):
@@ -214,7 +222,13 @@ def _ask(session: Session, work: _Work, seed: int, bench: Bench) -> None:
     models = [curve.model for curve in open_curves]
     reported = reported_perplexities(student, bench.assignment.reported, models) if models else {}
     if session.over is None and models:
-        scores = score_models(student, open_curves, bench.split, bench.profile.lanes, seed)
+        compute = functools.partial(scores_of_weights, bench.assignment)
+
+        def judge(model: str, reading: Reading) -> float | None:
+            return weights_distance(student, compute, model, reading.sample[:, :-1], reading.sample_log_p)
+
+        is_known = bench.assignment.weights
+        scores = score_models(student, open_curves, bench.split, bench.profile.lanes, seed, judge if is_known else None)
         for model, score in scores.items():
             work.scores[model] = dataclasses.replace(score, reported=reported.get(model))
 
@@ -238,8 +252,7 @@ def _fill(work: _Work, bench: Bench) -> _Work:
 
 def _flags(scores: Mapping[str, PerplexityScore], bench: Bench) -> tuple[Flag, ...]:
     found = [trained_on_test(score, bench.yardsticks[YARDSTICK]) for score in scores.values()]
-    found += [memorised(score) for score in scores.values()]
-    found += [reported_otherwise(score) for score in scores.values()]
+    found += [test(score) for score in scores.values() for test in (memorised, weights_disagree, reported_otherwise)]
     return tuple(flag for flag in found if flag)
 
 

@@ -102,7 +102,7 @@ PERPLEXITY_SCORES = _table(
     sa.Column("num_chars", sa.Integer, nullable=False),
     sa.Column("block_nats", _Blocks, nullable=False),
     sa.Column("test_block_nats", _Blocks, nullable=False),
-    *_number("reported", "splice_gap", "splice_gap_error", unknown=True),
+    *_number("reported", "weights_distance", "splice_gap", "splice_gap_error", unknown=True),
 )
 FLAGS = _table("flags", *_part_of_a_grade(), *_text("kind", "model", "evidence"))
 MARKS = _table(

@@ -113,6 +113,7 @@ class Assignment:
     seed: int  # of the split
     checks: tuple[Check, ...]
     stubs_source: str  # runs in the student's process; decides nothing
+    weights: str  # the file of checks/ that computes scores from weights, `checks/weights.py`; empty: none
     reported: str  # where the notebook reports a test perplexity, `report/{model}/test_perplexity`; empty: nowhere
     profiles: tuple[Profile, ...]
     sha256: str  # of every file that decides a grade
@@ -181,6 +182,7 @@ class PerplexityScore:
     num_chars: int = 0
     block_nats: tuple[float, ...] = ()  # mean loss of each held-out block
     test_block_nats: tuple[float, ...] = ()  # the same on the test text that the notebook was given
+    weights_distance: float | None = None  # total variation of its answers from what its weights compute; None: unknown
     splice_gap: float | None = None  # nats/char that it loses on held-out text that is cut up and shuffled
     splice_gap_error: float | None = None  # standard error of the gap
     reported: float | None = None  # the test perplexity that the notebook itself reports; None: none

@@ -103,7 +103,8 @@ def as_number(value, what):
 def as_count(value, what):
     """A positive int of a sane size."""
     number = as_number(value, what)
-    assert number == int(min(number, 1 << 40)) > 0, f"{what} should be a positive integer, but is {number:.6g}."
+    is_count = 0 < number < 1 << 40 and number == int(number)
+    assert is_count, f"{what} should be a positive integer, but is {number:.6g}."
     return int(number)
 
 

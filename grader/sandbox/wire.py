@@ -17,7 +17,9 @@ import numpy as np
 
 HEADER_LIMIT = 8 << 20  # bytes of JSON
 BODY_LIMIT = 64 << 20  # bytes of arrays
+NODE_LIMIT = 1_000_000  # values in one message
 DEPTH_LIMIT = 24
+KEY_LIMIT = 1 << 60  # of whole numbers: from 2^61 − 1 on, as many as one likes have the same hash
 DIMENSION_LIMIT = 8
 DTYPES = {name: np.dtype(name) for name in ("bool", "int8", "uint8", "int32", "int64", "float16", "float32", "float64")}
 _PREFIX = struct.Struct(">IQ")
@@ -63,6 +65,10 @@ def _may_cross(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.dtype.name in DTYPES and value.ndim <= DIMENSION_LIMIT
 
 
+def _is_out_of_range(key: Any) -> bool:
+    return isinstance(key, int) and abs(key) >= KEY_LIMIT
+
+
 class Encoder:
     """Turns values into header nodes, gathering the bytes of arrays in `body`.
 
@@ -72,7 +78,7 @@ class Encoder:
     def __init__(self, special: Encode) -> None:
         self._special = special
         self._chunks: list[bytes] = []
-        self._size = 0
+        self._size = self._nodes = 0
 
     @property
     def body(self) -> bytes:
@@ -80,8 +86,9 @@ class Encoder:
 
     def node(self, value: Any, depth: int = 0) -> Any:
         """The header node of one value. Raises WireError for what cannot cross."""
-        if depth > DEPTH_LIMIT:
-            raise WireError("a value is nested too deeply")
+        self._nodes += 1
+        if depth > DEPTH_LIMIT or self._nodes > NODE_LIMIT:
+            raise WireError("a value is nested too deeply, or holds too many others")
         if isinstance(value, np.generic) and value.dtype.name in DTYPES:
             return value.item()
         for plain in (bool, int, float, str):  # their subclasses cross as what they are at heart
@@ -104,7 +111,8 @@ class Encoder:
 
     def _key(self, key: Any) -> Any:
         """Keys that are not plain cross as their text: one of them must not cost the whole dict."""
-        return self.node(key if isinstance(key, (str, int, float, np.generic, type(None))) else str(key))
+        is_plain = isinstance(key, (str, int, float, np.generic, type(None)))
+        return self.node(key if is_plain and not _is_out_of_range(key) else str(key))
 
     def _array(self, array: np.ndarray[Any, Any]) -> dict[str, Any]:
         data = np.ascontiguousarray(array).tobytes()
@@ -127,12 +135,13 @@ class Decoder:
         self._body = body
         self._special = special
         self._convert = array
-        self._array_bytes = 0
+        self._array_bytes = self._nodes = 0
 
     def value(self, node: Any, depth: int = 0) -> Any:
         """The value of one node. Raises WireError for any node that the protocol does not name."""
-        if depth > DEPTH_LIMIT:
-            raise WireError("a value is nested too deeply")
+        self._nodes += 1
+        if depth > DEPTH_LIMIT or self._nodes > NODE_LIMIT:
+            raise WireError("a value is nested too deeply, or holds too many others")
         if node is None or isinstance(node, (bool, int, float, str)):
             return node
         if isinstance(node, list):
@@ -156,6 +165,8 @@ class Decoder:
             key = self.value(pair[0], depth + 1)
             if not isinstance(key, (str, int, float, bool, type(None))):
                 raise WireError("a key of a dict is not plain")
+            if _is_out_of_range(key):
+                raise WireError("a key of a dict is out of range")
             result[key] = self.value(pair[1], depth + 1)
         return result
 

@@ -30,7 +30,23 @@ from grader.types import Outcome
 ROOT = Path(__file__).parents[2]
 Frame = tuple[dict[str, Any], bytes]
 JUNK: list[Any] = [
-    *(None, True, False, 0, -1, 3, 10**400, 1e300, float("nan"), float("inf"), "", "x", "\ud800"),
+    *(
+        None,
+        True,
+        False,
+        0,
+        -1,
+        3,
+        10**400,
+        1e300,
+        float("nan"),
+        float("inf"),
+        float("-inf"),
+        -(10**400),
+        "",
+        "x",
+        "\ud800",
+    ),
     *([], [None], [[1, 2], [3]], {"t": []}, {"d": []}, {"d": [["a", 1]]}, {"h": [1, "Model"]}),
     *({"a": ["float32", [0, 3], 0]}, {"a": ["float32", [], 0]}, {"a": ["bool", [2, 2], 0]}, {"a": ["int64", [1], 0]}),
 ]

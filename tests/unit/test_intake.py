@@ -181,8 +181,9 @@ def test_a_file_cannot_be_named_as_another_students(tmp_path: Path, work: Path) 
     """What a student calls a file stands behind what the LMS puts before it, and says nothing about whose it is."""
     moodle = put(tmp_path / "moodle", "Mal Lory_666_assignsubmission_file_Ada_1_assignsubmission_file_homework.ipynb")
     assert list(collected(moodle, work)) == ["666"]
-    canvas = put(tmp_path / "canvas", "lorymal_666_777_doejane_12345_999999_homework.ipynb")
-    assert list(collected(canvas, work)) == ["lorymal_666"]
+    for i, chosen in enumerate(("doejane_12345_999999_homework.ipynb", "X_12345_assignsubmission_file_homework.ipynb")):
+        canvas = put(tmp_path / f"canvas{i}", f"lorymal_666_777_{chosen}")
+        assert list(collected(canvas, work)) == ["lorymal_666"]
 
 
 GRADESCOPE = """

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
-from grader.integrity import permutation_p_value, reported_otherwise, reported_perplexities, trained_on_test
+from grader.integrity import (
+    permutation_p_value,
+    reported_otherwise,
+    reported_perplexities,
+    trained_on_test,
+    weights_disagree,
+    weights_distance,
+)
 from grader.sandbox.bridge import StudentError
 from grader.types import Outcome, PerplexityScore
 
@@ -52,6 +60,82 @@ def test_a_model_that_was_not_measured_is_not_flagged() -> None:
     assert trained_on_test(missing, (np.zeros(3), np.zeros(3))) is None
 
 
+class Opened:
+    """A student whose model says that it is made of these parameters."""
+
+    def __init__(self, answer: object) -> None:
+        self.answer, self.stubs = answer, self
+
+    def ref(self, name: str) -> str:
+        return name
+
+    def keep(self, *_: object) -> str:
+        return "opened"
+
+    def weights(self, _: str) -> object:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+TEXT = np.array([[0, 1, 2, 0], [2, 2, 1, 0]])
+ROWS = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]]))
+PLACES = np.array([2, 0, 1])  # of the symbols in the model's vocabulary, which has one more
+
+
+def bigram(model: str, params: list[tuple[str, np.ndarray]], indices: np.ndarray, size: int) -> list[np.ndarray]:
+    """Scores [T, S, size] of a table with a row for each index, and in a way in which nobody means it."""
+    table = params[0][1]
+    return [table[indices.T], 50 * np.eye(size)[np.zeros_like(indices.T)]]
+
+
+def asked(log_p: np.ndarray) -> Opened:
+    table = np.full((4, 4), -5.0)
+    table[np.ix_(PLACES, PLACES)] = log_p
+    return Opened([[["table", table]], PLACES.tolist(), 4])
+
+
+def test_a_model_is_what_its_weights_compute() -> None:
+    """Answers that are the weights' have distance 0, in the model's own order of symbols; others are flagged."""
+    answers = ROWS[TEXT]
+    same = weights_distance(asked(ROWS), bigram, "lstm", TEXT, answers)
+    assert same == pytest.approx(0, abs=1e-6)
+    lookup = answers.copy()
+    lookup[1, 3] = np.log([1e-9, 1e-9, 1.0])
+    other = weights_distance(asked(ROWS), bigram, "lstm", TEXT, lookup)
+    assert other == pytest.approx(0.9, abs=1e-6)
+    scored = score(np.ones(3), np.ones(3))
+    flags = [weights_disagree(dataclasses.replace(scored, weights_distance=x)) for x in (None, same, other)]
+    assert [flag and flag.kind for flag in flags] == [None, None, "WEIGHTS_DISAGREE"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        [],
+        [[], [0, 1], 4],
+        [[["table", np.zeros((4, 4))]], [0, 1, 9], 4],
+        [[["table", np.zeros((4, 4))]], [0, 1, 2], 10**9],
+        [[["table", np.zeros((4, 4))]], [0, 1, 2.5], 4],
+        [[["table", "no array"]], [0, 1, 2], 4],
+        [["table"], [0, 1, 2], 4],
+        StudentError(Outcome.RAISED, "no"),
+    ],
+    ids=str,
+)
+def test_weights_that_cannot_be_read_say_nothing(answer: object) -> None:
+    """Whatever comes in their place, the distance is unknown and nobody is suspected."""
+    assert weights_distance(Opened(answer), bigram, "lstm", TEXT, np.zeros((2, 4, 3))) is None
+
+
+def test_weights_that_are_not_finite_are_none_of_a_model_that_answers() -> None:
+    """nan computes nothing, so the answers come from elsewhere."""
+    found = weights_distance(asked(ROWS * np.nan), bigram, "lstm", TEXT, ROWS[TEXT])
+    assert found is not None
+    assert found > 0.5
+
+
 def test_permutation_p_value_is_exact_on_a_tiny_case() -> None:
     """Of the 6 ways to pick 2 of 4 values, one gives the largest difference: p = 1/6."""
     p_value = permutation_p_value(np.array([3.0, 4.0]), np.array([1.0, 2.0]), seed=0)
@@ -77,6 +161,7 @@ class Notebook:
         ({"rnn": {"test_perplexity": np.array([7.5])}}, {"rnn": 7.5}),
         ({"rnn": {"test_perplexity": "7.5"}, "gru": {"test_perplexity": math.nan}}, {}),
         ({"rnn": {"test_perplexity": True}, "gru": 3}, {}),
+        ({"rnn": {"test_perplexity": 10**400}, "gru": {"test_perplexity": -math.inf}}, {}),
         ([1, 2], {}),
         (None, {}),
     ],

@@ -1,4 +1,4 @@
-"""What a model loses on text that is cut up and shuffled."""
+"""How far a model is from its weights, and what it loses on text that is cut up and shuffled."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    for name in ("splice_gap", "splice_gap_error"):
+    for name in ("weights_distance", "splice_gap", "splice_gap_error"):
         op.add_column("perplexity_scores", sa.Column(name, sa.Double, nullable=True))
