@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 
 from grader import __version__
+from grader.baselines import baselines
 from grader.checks import run_checks, without_session
 from grader.corpus import cache_folder, load_corpus, split_corpus
 from grader.errors import SubmissionError
 from grader.intake import read_submission
 from grader.integrity import memorised, reported_otherwise, reported_perplexities, trained_on_test
 from grader.notebook import parse_submission, to_json
-from grader.perplexity import baselines, score_models, without_model
+from grader.perplexity import score_models, without_model
 from grader.sandbox.bridge import Session, Student, StudentError
 from grader.types import (
     Assignment,
@@ -44,7 +45,8 @@ from grader.types import (
 )
 
 YARDSTICK = "trigram"
-DECIDING = ("checks", "corpus", "integrity", "notebook", "perplexity", "pipeline")  # modules, besides the sandbox
+# The modules that decide a grade, besides the sandbox.
+DECIDING = ("baselines", "checks", "corpus", "integrity", "notebook", "perplexity", "pipeline")
 
 _STATUS = {
     Outcome.PASSED: Status.GRADED,
