@@ -251,25 +251,29 @@ def _read_cache(entry: CorpusEntry) -> str | None:
 
 
 def _write_cache(corpus: Corpus) -> None:
-    """Under a temporary name, then renamed: a reader sees the whole text or none of it."""
     path = cache_folder() / f"{corpus.name}-{corpus.sha256}.txt"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=".corpus-", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(corpus.text.encode())
-                stream.flush()
-                os.fsync(stream.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_whole(path, corpus.text.encode())
     except OSError as error:
         raise CorpusUnavailable(
             f"Corpus '{corpus.name}' cannot be cached in {path.parent}: {_reason(error)}; make room there, "
             "or name another folder in GRADER_CACHE."
         ) from error
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Under a temporary name, then renamed: a reader sees the whole file or none of it. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=".new-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 # ---------------------------------------------------------------- the split

@@ -282,39 +282,6 @@ def bootstrap_interval(blocks: Array, rng: np.random.Generator) -> tuple[float, 
     return float(low), float(high)
 
 
-def ngram_nats(train: Array, lanes: Array, order: int, strength: float = 5.0) -> Array:
-    """Losses [B, L] of an n-gram model on lanes [B, W + L]: a yardstick computed on the same split.
-
-    Each order backs off to the one below with a Dirichlet prior of the given strength (MacKay and Peto, 1995):
-    p_k(x | c) = (count(c, x) + s p_{k−1}(x | c')) / (count(c) + s), and p_0 is uniform.
-    """
-    size = len(ALPHABET)
-    probability = np.full(size, 1 / size)
-    for k in range(1, order + 1):
-        gram = np.zeros(len(train) - k + 1, np.int64)
-        for i in range(k):
-            gram = gram * size + train[i : len(train) - k + 1 + i]
-        counts = np.bincount(gram, minlength=size**k).reshape(-1, size)
-        lower = np.tile(probability.reshape(-1, size), (len(counts) // max(1, probability.size // size), 1))
-        probability = (counts + strength * lower) / (counts.sum(axis=1, keepdims=True) + strength)
-    context = np.zeros((lanes.shape[0], lanes.shape[1] - WARM_UP_CHARS), np.int64)
-    for i in range(order):
-        first = WARM_UP_CHARS - order + 1 + i
-        context = context * size + lanes[:, first : first + context.shape[1]]
-    return np.asarray(-np.log(probability.reshape(-1)[context]))
-
-
-def baselines(split: Split, lanes: int) -> dict[str, tuple[Array, Array]]:
-    """By name, the block losses of simple models on the held-out and on the test text [B]."""
-    train, size = indices(split.train), len(ALPHABET)
-    texts = [lanes_of(indices(text), lanes) for text in (split.held_out, split.test)]
-    found = {"uniform": (np.full(lanes, np.log(size)), np.full(lanes, np.log(size)))}
-    for name, order in (("unigram", 1), ("trigram", 3)):
-        held_out, test = (ngram_nats(train, text, order).mean(axis=1) for text in texts)
-        found[name] = (held_out, test)
-    return found
-
-
 def _checked(scores: Any, lanes: int) -> Array:
     """The scores of one step, if they are scores. Raises StudentError."""
     expected = (lanes, len(ALPHABET))

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from grader import __version__
+from grader.baselines import baselines
 from grader.checks import run_checks, scores_of_weights, without_session
 from grader.corpus import cache_folder, load_corpus, split_corpus
 from grader.errors import SubmissionError
@@ -34,7 +35,7 @@ from grader.integrity import (
     weights_distance,
 )
 from grader.notebook import parse_submission, to_json
-from grader.perplexity import Reading, baselines, score_models, without_model
+from grader.perplexity import Reading, score_models, without_model
 from grader.sandbox.bridge import Session, Student, StudentError
 from grader.types import (
     Assignment,
@@ -51,7 +52,8 @@ from grader.types import (
 )
 
 YARDSTICK = "trigram"
-DECIDING = ("checks", "corpus", "integrity", "notebook", "perplexity", "pipeline")  # modules, besides the sandbox
+# The modules that decide a grade, besides the sandbox.
+DECIDING = ("baselines", "checks", "corpus", "integrity", "notebook", "perplexity", "pipeline")
 
 _STATUS = {
     Outcome.PASSED: Status.GRADED,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chains import markov_text
 
 from grader.errors import AssignmentError
 from grader.integrity import memorised
@@ -21,7 +22,6 @@ from grader.perplexity import (
     lanes_of,
     lockstep_nats,
     log_softmax,
-    ngram_nats,
     score_models,
     spliced,
 )
@@ -54,14 +54,6 @@ class FakeStudent:
 def nats_of(student: Any, lanes: np.ndarray, seed: int = 0) -> Any:
     found = lockstep_nats(student, ["rnn"], lanes, np.random.default_rng(seed), again=True)["rnn"]
     return found if isinstance(found, StudentError) else found.nats
-
-
-def markov_text(length: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    table = rng.dirichlet(np.ones(V), V)
-    text = [0]
-    for _ in range(length - 1):
-        text.append(rng.choice(V, p=table[text[-1]]))
-    return np.array(text), table
 
 
 def test_uniform_model_has_perplexity_27() -> None:
@@ -304,26 +296,6 @@ def test_interval_covers_the_mean_and_repeats() -> None:
     first = bootstrap_interval(blocks, np.random.default_rng(0))
     assert first == bootstrap_interval(blocks, np.random.default_rng(0))
     assert first[0] < blocks.mean() < first[1]
-
-
-def test_ngram_yardstick_learns_a_markov_chain() -> None:
-    """On a first-order chain the bigram's loss is near the chain's entropy and far below the unigram's."""
-    rng = np.random.default_rng(2)
-    text, table = markov_text(60_000, rng)
-    lanes = lanes_of(text[50_000:], 50)
-    exact = -np.log(table[lanes[:, WARM_UP_CHARS - 1 : -1], lanes[:, WARM_UP_CHARS:]]).mean()
-    losses = [ngram_nats(text[:50_000], lanes, order).mean() for order in (1, 2, 3)]
-    assert exact < losses[1] < exact + 0.03
-    assert losses[0] > exact + 0.2
-    assert losses[2] > exact
-
-
-def test_ngram_probabilities_sum_to_one() -> None:
-    """Over the 27 symbols that may follow a context, the yardstick's probabilities add up to 1."""
-    train = indices("to be or not to be that is the question " * 20)
-    context = indices(("x" * WARM_UP_CHARS) + "th")
-    lanes = np.array([[*context, symbol] for symbol in range(V)])
-    assert np.exp(-ngram_nats(train, lanes, 3)[:, -1]).sum() == pytest.approx(1.0)
 
 
 def test_a_text_too_short_for_its_lanes_is_refused() -> None:
