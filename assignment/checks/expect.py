@@ -25,6 +25,9 @@ def use_device(device):
     _slack = LOOSER[device]
 
 
+MOST_SYMBOLS = 200_000  # that a check takes at once: it works on them itself, outside every limit of the sandbox
+
+
 class Mistake(AssertionError):
     """A mistake that was recognised: assignment.yaml has, under this name, the sentence that its student reads."""
 
@@ -110,6 +113,8 @@ def as_count(value, what):
 
 def as_indices(value, what, below, ndim=2):
     """An int array of symbols 0 to below - 1, with so many axes."""
+    size = value.size if isinstance(value, np.ndarray) else 0
+    assert size <= MOST_SYMBOLS, f"{what} holds {size} symbols, more than anybody asked for."
     array = as_array(value, what)
     if array.ndim != ndim:
         raise Mistake("wrong_shape", f"{what} should have {ndim} axes, but has shape {list(array.shape)}.")

@@ -26,7 +26,6 @@ INTERRUPT_GRACE_S = 3.0
 STOP_GRACE_S = 40.0  # for the runner to stop a notebook that is out of time, and to say so
 GUEST_START_S = 20.0  # for the kernel to answer after its last cell
 WATCH_INTERVAL_S = 0.5
-CALLBACK_BODY_LIMIT = 256 << 10  # what a check is called with it works on, outside every limit of the sandbox
 
 
 class StudentError(SubmissionError):
@@ -234,8 +233,6 @@ class Session:
     def _call_back(
         self, answer: dict[str, Any], body: bytes, callbacks: Sequence[Callable[..., Any]], deadline: float
     ) -> None:
-        if len(body) > CALLBACK_BODY_LIMIT:
-            raise wire.WireError("a callback with large arguments")
         number, decoder = answer["callback"], wire.Decoder(body, _arrive)
         if type(number) is not int or not 0 <= number < len(callbacks):
             raise wire.WireError("a callback that was never given")
