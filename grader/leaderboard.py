@@ -1,9 +1,12 @@
 """Rank the held-out perplexities of a course, with ties where the intervals say so; as CSV, table or page.
 
 Rule of the ranks: entries are ordered by nats/char of their best model. The first leads a group; every next
-entry whose 95 % interval overlaps the leader's shares its rank, the first that does not leads the next group
-and takes the rank of its place (1, 1, 3). An entry without an interval counts as a point. Baselines stand among
-the entries without a rank; who has no measured model stands at the end, with the status that says why.
+entry whose difference from the leader is not resolved shares its rank, the first whose is leads the next group
+and takes the rank of its place (1, 1, 3). A difference is resolved if 0 lies outside its 95 % interval, by the
+paired bootstrap over the blocks of text that both were measured on: some blocks are hard for everybody, and that
+cancels out. Entries measured on different texts are compared by their own intervals; one without counts as a point.
+Baselines stand among the entries without a rank; who has no measured model stands at the end, with the status that
+says why.
 """
 
 from __future__ import annotations
@@ -14,14 +17,16 @@ import io
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from grader import plot
 from grader.gradebook import best_score
+from grader.perplexity import paired_interval
 from grader.render import decimals, known, no_formula, one_line, page, perplexity
 from grader.types import Grade
 
@@ -68,6 +73,8 @@ class Row:
     ci_high: float | None = None
     scores: tuple[tuple[str, float], ...] = ()  # (model, nats/char) of every measured model
     sandboxed: bool = True
+    data_sha256: str = field(default="", repr=False)  # of the draw of texts
+    block_nats: tuple[float, ...] = field(default=(), repr=False)
     flags: int | None = None  # how many questions for a human; None: not for this reader
 
     @property
@@ -138,7 +145,7 @@ def leaderboard_csv(rows: Sequence[Row]) -> str:
 def leaderboard_table(rows: Sequence[Row]) -> Table:
     """The leaderboard for a terminal; no text in it can colour, move or link anything."""
     staff = any(row.flags is not None for row in rows)
-    caption = "Ranks are shared where 95 % intervals overlap."
+    caption = "Ranks are shared where the difference is not resolved (paired bootstrap, 95 %)."
     if not all(row.sandboxed for row in rows):
         caption += "\n[bold red]Graded without a sandbox.[/]"
     table = Table(title="Held-out perplexity", caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -207,18 +214,32 @@ def _row(grade: Grade, name: str, *, flags: bool) -> Row:
         nats_per_char=best.nats_per_char,
         ci_low=known(best.ci_low),
         ci_high=known(best.ci_high),
+        data_sha256=grade.data_sha256,
+        block_nats=best.block_nats,
     )
 
 
 def _ranked(entries: Sequence[Row]) -> list[Row]:
     ranked: list[Row] = []
-    rank, leader_high = 0, -math.inf
+    leader: Row | None = None
     for place, row in enumerate(sorted(entries, key=_order), start=1):
-        nats = row.nats_per_char or 0.0
-        if (row.ci_low if row.ci_low is not None else nats) > leader_high:
-            rank, leader_high = place, row.ci_high if row.ci_high is not None else nats
-        ranked.append(replace(row, rank=rank))
+        if leader is None or _is_worse(row, leader):
+            leader = replace(row, rank=place)
+        ranked.append(replace(row, rank=leader.rank))
     return ranked
+
+
+def _is_worse(row: Row, leader: Row) -> bool:
+    """Whether the difference is resolved."""
+    if row.data_sha256 == leader.data_sha256 and len(row.block_nats) == len(leader.block_nats) > 0:
+        return paired_interval(np.subtract(row.block_nats, leader.block_nats))[0] > 0
+    (low, _), (_, high) = (_interval(one) for one in (row, leader))
+    return low > high
+
+
+def _interval(row: Row) -> tuple[float, float]:
+    nats = row.nats_per_char or 0.0
+    return (nats if row.ci_low is None else row.ci_low, nats if row.ci_high is None else row.ci_high)
 
 
 def _order(row: Row) -> tuple[float, str]:

@@ -10,6 +10,7 @@ in float64: a model that peeks, remembers for another, rescales or prints a nice
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -273,6 +274,19 @@ def credit(curve: Curve, nats_per_char: float) -> float:
     span = curve.baseline_nats_per_char - curve.target_nats_per_char
     share = (curve.baseline_nats_per_char - nats_per_char) / span
     return round(curve.points * min(1.0, max(0.0, share)), 2)
+
+
+def paired_interval(differences: Array) -> tuple[float, float]:
+    """95 % interval of the mean of block differences [n], by resampling blocks; the same every time."""
+    low, high = np.quantile(_resamples(len(differences)) @ differences, (0.025, 0.975))
+    return float(low), float(high)
+
+
+@functools.cache
+def _resamples(n: int) -> Array:
+    """How much each of n blocks weighs in each of the samples [BOOTSTRAP_SAMPLES, n]."""
+    counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), BOOTSTRAP_SAMPLES)
+    return np.asarray(counts / n)
 
 
 def bootstrap_interval(blocks: Array, rng: np.random.Generator) -> tuple[float, float]:

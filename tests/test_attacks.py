@@ -115,7 +115,7 @@ class Outside:
         }
         return {
             "files": files,
-            "shared": {place: _foreign(Path(place)) for place in (*SHARED_FOLDERS, "/run")},
+            "shared": {place: foreign(Path(place)) for place in (*SHARED_FOLDERS, "/run")},
             "mounts": Path("/proc/self/mounts").read_text(),
             "core_pattern": Path("/proc/sys/kernel/core_pattern").read_text(),
             "python": _names(Path(os.__file__).parent),
@@ -126,7 +126,7 @@ def _names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
-def _foreign(folder: Path) -> list[str]:
+def foreign(folder: Path) -> list[str]:
     """What lies in a shared folder and is not of this user, or was left by an attack: others are at work there."""
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():

@@ -6,8 +6,10 @@ import csv
 import io
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from records import HOSTILE, a_grade
 from rich.console import Console
@@ -37,6 +39,12 @@ def score(nats: float | None, half: float | None = 0.05, model: str = "lstm") ->
         ci_low=low,
         ci_high=high,
     )
+
+
+def blocks(values: np.ndarray, model: str = "lstm") -> PerplexityScore:
+    """A score that has block losses, with intervals as wide as blocks differ."""
+    nats = float(values.mean())
+    return replace(score(nats, 0.1, model), block_nats=tuple(values.tolist()))
 
 
 def entry(student_id: str, *scores: PerplexityScore, **changes: Any) -> Grade:
@@ -74,6 +82,25 @@ def test_overlapping_intervals_share_a_rank() -> None:
     """Who overlaps the leader of the group shares its rank; the next rank counts the places above."""
     grades = [entry("a", score(1.70)), entry("b", score(1.75)), entry("c", score(1.82)), entry("d", score(2.0))]
     assert ranks(*grades) == [("a", 1), ("b", 1), ("c", 3), ("d", 4)]
+
+
+def test_what_is_hard_for_all_does_not_blur_a_difference() -> None:
+    """Blocks differ by far more than entries do: a small one on each is resolved, as large a one by luck is not."""
+    rng = np.random.default_rng(0)
+    hard = rng.normal(1.8, 0.2, 100)
+    noise = rng.normal(0, 0.2, 100)
+    steady = entry("b", blocks(hard + 0.01 + 0.01 * rng.normal(size=100)))
+    lucky = entry("c", blocks(hard + noise - noise.mean() + 0.012))
+    assert ranks(entry("a", blocks(hard)), steady) == [("a", 1), ("b", 2)]
+    assert ranks(entry("a", blocks(hard)), lucky) == [("a", 1), ("c", 1)]
+    assert ranks(entry("a", blocks(hard)), entry("b", blocks(hard))) == [("a", 1), ("b", 1)]
+
+
+def test_entries_on_different_texts_are_compared_by_their_intervals() -> None:
+    """Block by block, other text says nothing."""
+    hard = np.random.default_rng(0).normal(1.8, 0.2, 100)
+    other = entry("b", blocks(hard + 0.05), data_sha256="another draw")
+    assert ranks(entry("a", blocks(hard)), other) == [("a", 1), ("b", 1)]
 
 
 def test_ties_do_not_chain() -> None:
