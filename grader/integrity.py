@@ -29,7 +29,7 @@ from grader.types import Flag, PerplexityScore
 PERMUTATIONS = 100_000
 P_VALUE = 1e-4  # false alarms per honest model
 REPORTED_TOLERANCE = 0.02
-LARGEST_HONEST_SPLICE_GAP = 0.08  # nats/char
+LARGEST_HONEST_SPLICE_GAP = 0.09  # nats/char; a 9-gram loses as much (`python -m tests.splices`)
 SAME_ANSWER = 0.02  # total variation; float32, TF32 and float16 stay below
 SPLICE_ERRORS = 4.0  # standard errors by which a gap must be larger: false alarms below 1e-4
 MINIMUM_GAP = 0.02  # nats/char; a smaller one is not worth a human's time
