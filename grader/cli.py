@@ -26,7 +26,7 @@ from grader.config import load_assignment
 from grader.errors import GraderError, SandboxUnavailable, UsageError
 from grader.gradebook import Gradebook
 from grader.intake import collect
-from grader.leaderboard import leaderboard_table
+from grader.leaderboard import Baseline, leaderboard_table
 from grader.marks import Marking, points_for
 from grader.outputs import (
     GRADEBOOK,
@@ -122,8 +122,16 @@ def grade(
                     publish=publish,
                 )
         finally:
-            baselines = {name: float(held_out.mean()) for name, (held_out, _) in bench.yardsticks.items()}
-            write_class(out, book.latest(), loaded, baselines, marking)
+            lines = [
+                Baseline(
+                    name=name,
+                    nats_per_char=float(held_out.mean()),
+                    block_nats=tuple(held_out.tolist()),
+                    data_sha256=bench.split.sha256,
+                )
+                for name, (held_out, _) in bench.yardsticks.items()
+            ]
+            write_class(out, book.latest(), loaded, lines, marking)
         grades = {grade.student_id: grade for grade in book.latest()}
     left = len(marking.open(grades.values()))
     to_mark = f"{left} to be marked by a person; this lists them: {mark_command(out, assignment)}" if left else ""

@@ -31,6 +31,7 @@ from grader.render import decimals, known, no_formula, one_line, page, perplexit
 from grader.types import Grade
 
 COLUMNS = ("rank", "pseudonym", "perplexity", "nats_per_char", "ci_low", "ci_high", "status", "submitted_at")
+BADGE = "Kneser-Ney 7-gram"  # hard to beat: a network of 256 units loses to it for a long time
 # fmt: off
 ADJECTIVES = (
     "amber", "azure", "bold", "brave", "bright", "brisk", "calm", "candid", "clever", "cosmic", "crimson",
@@ -57,6 +58,8 @@ class Baseline:
 
     name: str
     nats_per_char: float
+    block_nats: tuple[float, ...] = ()
+    data_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +78,7 @@ class Row:
     sandboxed: bool = True
     data_sha256: str = field(default="", repr=False)  # of the draw of texts
     block_nats: tuple[float, ...] = field(default=(), repr=False)
+    has_badge: bool = False  # resolved better than BADGE
     flags: int | None = None  # how many questions for a human; None: not for this reader
 
     @property
@@ -105,9 +109,19 @@ def rows(grades: Iterable[Grade], baselines: Sequence[Baseline] = (), *, salt: s
     called = {one: one for one in by_id} if names else pseudonyms(by_id, salt)
     entries = [_row(grade, called[one], flags=names) for one, grade in by_id.items()]
     measured = _ranked([row for row in entries if row.nats_per_char is not None])
-    measured += [
-        Row(rank=None, name=line.name, status="baseline", nats_per_char=line.nats_per_char) for line in baselines
+    lines = [
+        Row(
+            rank=None,
+            name=line.name,
+            status="baseline",
+            nats_per_char=line.nats_per_char,
+            block_nats=line.block_nats,
+            data_sha256=line.data_sha256,
+        )
+        for line in baselines
     ]
+    to_beat = [line for line in lines if line.name == BADGE]
+    measured = [replace(row, has_badge=any(_is_better(row, line) for line in to_beat)) for row in measured] + lines
     unmeasured = [row for row in entries if row.nats_per_char is None]
     return sorted(measured, key=_order) + sorted(unmeasured, key=lambda row: row.name)
 
@@ -146,6 +160,8 @@ def leaderboard_table(rows: Sequence[Row]) -> Table:
     """The leaderboard for a terminal; no text in it can colour, move or link anything."""
     staff = any(row.flags is not None for row in rows)
     caption = "Ranks are shared where the difference is not resolved (paired bootstrap, 95 %)."
+    if any(row.has_badge for row in rows):
+        caption += f"\n★ beats the {BADGE}."
     if not all(row.sandboxed for row in rows):
         caption += "\n[bold red]Graded without a sandbox.[/]"
     table = Table(title="Held-out perplexity", caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -160,7 +176,12 @@ def leaderboard_table(rows: Sequence[Row]) -> Table:
     for row in rows:
         interval = "" if row.ci_low is None else f"{decimals(row.ci_low)}–{decimals(row.ci_high)}"
         values = ("" if row.nats_per_char is None else decimals(row.perplexity, 2), _nats(row), interval)
-        cells = ["" if row.rank is None else str(row.rank), _cell(row.name), _cell(row.model), *values]
+        cells = [
+            "" if row.rank is None else str(row.rank),
+            _cell(row.name),
+            _cell(row.model) + " ★" * row.has_badge,
+            *values,
+        ]
         cells += [_cell(row.status), *([str(row.flags or "")] if staff else [])]
         table.add_row(*cells, style="dim" if row.rank is None else None)
     return table
@@ -185,6 +206,7 @@ def leaderboard_html(rows: Sequence[Row], *, assignment_title: str, updated_at: 
         axis=plot.axis(best),
         strip_axis=plot.axis([nats for row in entries for _, nats in row.scores]),
         baselines=baselines,
+        badge=BADGE,
         strips=strips,
     )
 
@@ -227,6 +249,11 @@ def _ranked(entries: Sequence[Row]) -> list[Row]:
             leader = replace(row, rank=place)
         ranked.append(replace(row, rank=leader.rank))
     return ranked
+
+
+def _is_better(row: Row, line: Row) -> bool:
+    """Whether an entry is below a baseline of the very text it was measured on, and the difference is resolved."""
+    return bool(line.block_nats) and row.data_sha256 == line.data_sha256 and _is_worse(line, row)
 
 
 def _is_worse(row: Row, leader: Row) -> bool:

@@ -10,8 +10,8 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +70,10 @@ def write_student(out: Path, grade: Grade, assignment: Assignment, marking: Mark
 
 
 def write_class(
-    out: Path, grades: Sequence[Grade], assignment: Assignment, baselines: Mapping[str, float], marking: Marking
+    out: Path, grades: Sequence[Grade], assignment: Assignment, baselines: Sequence[Baseline], marking: Marking
 ) -> None:
     """The leaderboard as CSV and as a page, and all that `write_grades` writes. Raises InfrastructureError."""
-    write_text(out / BASELINES, json.dumps(dict(baselines), indent=2) + "\n")
+    write_text(out / BASELINES, json.dumps([asdict(line) for line in baselines]) + "\n")
     board = board_rows(out, grades, assignment)
     write_text(out / "leaderboard.csv", leaderboard_csv(board))
     write_text(out / "leaderboard.html", leaderboard_html(board, assignment_title=assignment.title))
@@ -131,10 +131,10 @@ def board_rows(out: Path, grades: Sequence[Grade], assignment: Assignment, *, na
     """The leaderboard of a results folder, with its baselines; `names` is for staff."""
     path = out / BASELINES
     try:
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        lines = [Baseline(**{**line, "block_nats": tuple(line["block_nats"])}) for line in known]
+    except (ValueError, TypeError, KeyError):
         raise UsageError(f"{path} is damaged: delete it, and `grader grade` with -o {out} writes it again.") from None
-    lines = [Baseline(name=name, nats_per_char=nats) for name, nats in known.items()]
     return rows(grades, lines, salt=str(assignment.seed), names=names)
 
 

@@ -95,7 +95,7 @@ def course(tmp_path: Path) -> Path:
         run = book.begin_run(command="grade", profile="smoke", started_at="2026-03-01T09:00:00+00:00")
         for one in grades:
             book.add(run, one)
-        write_class(tmp_path / "out", book.latest(), assignment, {}, Marking(items=assignment.manual))
+        write_class(tmp_path / "out", book.latest(), assignment, [], Marking(items=assignment.manual))
     return tmp_path
 
 

@@ -73,7 +73,7 @@ def test_a_mark_comes_to_the_page_and_the_cells_stay(out: Path, assignment: Assi
 
 def test_every_sheet_knows_the_marks(out: Path, assignment: Assignment) -> None:
     """A fully marked grade is final everywhere, and Canvas's points possible include what a person gives."""
-    write_class(out, [a_grade(score=62.5)], assignment, {}, marking(a_mark(), a_mark("poem", 4.0)))
+    write_class(out, [a_grade(score=62.5)], assignment, [], marking(a_mark(), a_mark("poem", 4.0)))
     for name in ("grades.csv", "canvas.csv", "moodle.csv"):
         assert "71.0" in (out / name).read_text()
         assert "110.0" in (out / name).read_text()
@@ -82,7 +82,7 @@ def test_every_sheet_knows_the_marks(out: Path, assignment: Assignment) -> None:
 
 def test_points_possible_do_not_shrink_while_marks_are_missing(out: Path, assignment: Assignment) -> None:
     """What an assignment is out of does not depend on how far the marking has come."""
-    write_class(out, [a_grade(score=62.5)], assignment, {}, marking())
+    write_class(out, [a_grade(score=62.5)], assignment, [], marking())
     assert "    Points Possible,,,,,110.0" in (out / "canvas.csv").read_text()
 
 
