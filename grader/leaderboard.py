@@ -32,6 +32,7 @@ from grader.types import Grade
 
 COLUMNS = ("rank", "pseudonym", "perplexity", "nats_per_char", "ci_low", "ci_high", "status", "submitted_at")
 BADGE = "Kneser-Ney 7-gram"  # hard to beat: a network of 256 units loses to it for a long time
+BASELINE_REACH = 1.1  # times the nats/char of the last entry: what lies beyond would push the entries together
 # fmt: off
 ADJECTIVES = (
     "amber", "azure", "bold", "brave", "bright", "brisk", "calm", "candid", "clever", "cosmic", "crimson",
@@ -191,7 +192,8 @@ def leaderboard_html(rows: Sequence[Row], *, assignment_title: str, updated_at: 
     """One page that needs nothing else: the ranking with its intervals, and every model's scores."""
     baselines = [(row.name, row.nats_per_char) for row in rows if row.is_baseline and row.nats_per_char]
     entries = [row for row in rows if not row.is_baseline]
-    best = [x for row in rows for x in (row.nats_per_char, row.ci_low, row.ci_high) if x is not None]
+    best = [x for row in entries or rows for x in (row.nats_per_char, row.ci_low, row.ci_high) if x is not None]
+    best += [nats for _, nats in baselines if nats <= BASELINE_REACH * max(best, default=0.0)]
     models = list(dict.fromkeys(name for row in entries for name, _ in row.scores))
     strips = [_strip(model, entries) for model in models]
     return page(
