@@ -26,7 +26,7 @@ from grader.config import load_assignment
 from grader.errors import GraderError, SandboxUnavailable, UsageError
 from grader.gradebook import Gradebook
 from grader.intake import collect
-from grader.leaderboard import Baseline, leaderboard_table
+from grader.leaderboard import baselines_of, leaderboard_table
 from grader.marks import Marking, points_for
 from grader.outputs import (
     GRADEBOOK,
@@ -122,15 +122,7 @@ def grade(
                     publish=publish,
                 )
         finally:
-            lines = [
-                Baseline(
-                    name=name,
-                    nats_per_char=float(held_out.mean()),
-                    block_nats=tuple(held_out.tolist()),
-                    data_sha256=bench.split.sha256,
-                )
-                for name, (held_out, _) in bench.yardsticks.items()
-            ]
+            lines = baselines_of(bench.yardsticks, bench.split.sha256)
             write_class(out, book.latest(), loaded, lines, marking)
         grades = {grade.student_id: grade for grade in book.latest()}
     left = len(marking.open(grades.values()))

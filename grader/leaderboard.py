@@ -16,7 +16,7 @@ import hashlib
 import io
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -26,7 +26,7 @@ from rich.table import Table
 
 from grader import plot
 from grader.gradebook import best_score
-from grader.perplexity import paired_interval
+from grader.perplexity import Array, paired_interval
 from grader.render import decimals, known, no_formula, one_line, page, perplexity
 from grader.types import Grade
 
@@ -98,6 +98,19 @@ class Strip:
     model: str
     values: tuple[float, ...]
     median: float
+
+
+def baselines_of(blocks: Mapping[str, tuple[Array, Array]], data_sha256: str) -> list[Baseline]:
+    """Baselines from their losses on the held-out and the test text of a draw, by name."""
+    return [
+        Baseline(
+            name=name,
+            nats_per_char=float(held_out.mean()),
+            block_nats=tuple(held_out.tolist()),
+            data_sha256=data_sha256,
+        )
+        for name, (held_out, _) in blocks.items()
+    ]
 
 
 def rows(grades: Iterable[Grade], baselines: Sequence[Baseline] = (), *, salt: str, names: bool = False) -> list[Row]:
