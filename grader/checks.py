@@ -12,7 +12,9 @@ import hashlib
 import importlib
 import io
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -26,6 +28,7 @@ from grader.sandbox.bridge import SessionOver, Student, StudentError
 from grader.types import Assignment, Check, CheckResult, Outcome
 
 MESSAGE_LIMIT = 600  # characters
+STALLED_AFTER_S = 300.0  # of one test, calls into the student's code included, which have limits of their own
 _UNUSED = ("cacheprovider", "logging", "unraisableexception", "threadexception")  # parts of pytest that cost time
 _PYTEST_OPTIONS = ("-q", "-s", "--disable-plugin-autoload", "-c", os.devnull, *(f"-pno:{name}" for name in _UNUSED))
 
@@ -83,6 +86,10 @@ def without_session(checks: Sequence[Check], outcome: Outcome, message: str) -> 
         CheckResult(check_id=check.id, outcome=outcome, points=0.0, max_points=check.points, message=message)
         for check in checks
     ]
+
+
+class Stalled(Exception):
+    """A check does not come to an end."""
 
 
 class _Plugin:
@@ -163,7 +170,8 @@ class _Plugin:
         check_id, started = _check_id(item), time.monotonic()
         self._student.give_time(self._seconds.get(check_id, 0.0))
         try:
-            result = yield
+            with _alarm():
+                result = yield
         except AssertionError as error:
             self._fail(item, error)
             raise
@@ -192,6 +200,25 @@ class _Plugin:
         self._to_run[check_id] -= 1
         if check_id not in self._verdicts or self._verdicts[check_id][0] is Outcome.PASSED:
             self._verdicts[check_id] = (outcome, message[:MESSAGE_LIMIT], mistake)
+
+
+@contextlib.contextmanager
+def _alarm() -> Iterator[None]:
+    """What a check makes of an answer comes to an end, too; else the check is broken, and that is a fault of ours."""
+
+    def ring(*_: object) -> None:
+        raise Stalled(f"it was still at work after {STALLED_AFTER_S:.0f} s")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, STALLED_AFTER_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _check_id(item: pytest.Item) -> Any:

@@ -29,8 +29,12 @@ from grader.types import Flag, PerplexityScore
 PERMUTATIONS = 100_000
 P_VALUE = 1e-4  # false alarms per honest model
 REPORTED_TOLERANCE = 0.02
+LARGEST_NATS = 700.0  # of which the perplexity is a number
 LARGEST_HONEST_SPLICE_GAP = 0.09  # nats/char; a 9-gram loses as much (`python -m tests.splices`)
+MOST_WEIGHTS = 2_000_000  # what they compute is computed here, outside every limit of the sandbox
 SAME_ANSWER = 0.02  # total variation; float32, TF32 and float16 stay below
+SMALLEST_HONEST_SPLICE_GAP = -0.03  # easier, when it never existed: the model answers otherwise there
+BEST_HONEST_GAIN = 0.2  # nats/char, on a Kneser-Ney 7-gram
 SPLICE_ERRORS = 4.0  # standard errors by which a gap must be larger: false alarms below 1e-4
 MINIMUM_GAP = 0.02  # nats/char; a smaller one is not worth a human's time
 Array = np.ndarray[Any, Any]
@@ -59,15 +63,27 @@ def trained_on_test(score: PerplexityScore, yardstick: tuple[Array, Array], *, s
     return Flag(kind="TRAINED_ON_TEST", model=score.model, evidence=evidence)
 
 
-def memorised(score: PerplexityScore) -> Flag | None:
-    """A flag if the model loses more on spliced text than one that models the language does."""
+def memorised(score: PerplexityScore, ngram: float | None = None) -> Flag | None:
+    """A flag if spliced text is much harder for the model, or strangely easier; or if it is better than can be learnt.
+
+    `ngram` is what the best n-gram model of the training text loses on the same held-out text, nats/char.
+    """
+    if score.nats_per_char is not None and ngram is not None and score.nats_per_char < ngram - BEST_HONEST_GAIN:
+        evidence = (
+            f"{score.nats_per_char:.3f} nats/char on held-out text, where an n-gram model of all training text has "
+            f"{ngram:.3f}: no model of this size is known to gain {BEST_HONEST_GAIN}"
+        )
+        return Flag(kind="MEMORISED", model=score.model, evidence=evidence)
     if score.splice_gap is None or score.splice_gap_error is None:
         return None
-    if score.splice_gap - SPLICE_ERRORS * score.splice_gap_error <= LARGEST_HONEST_SPLICE_GAP:
+    margin = SPLICE_ERRORS * score.splice_gap_error
+    is_easier = score.splice_gap + margin < SMALLEST_HONEST_SPLICE_GAP
+    if not is_easier and score.splice_gap - margin <= LARGEST_HONEST_SPLICE_GAP:
         return None
     evidence = (
         f"{score.splice_gap:.3f} ± {score.splice_gap_error:.3f} nats/char worse when held-out text is cut up and "
-        f"shuffled; a model that does not know the text loses at most {LARGEST_HONEST_SPLICE_GAP}"
+        f"shuffled; a model that does not know the text loses from {SMALLEST_HONEST_SPLICE_GAP} to "
+        f"{LARGEST_HONEST_SPLICE_GAP}"
     )
     return Flag(kind="MEMORISED", model=score.model, evidence=evidence)
 
@@ -96,7 +112,7 @@ def weights_distance(
         params, places, size = _weights(student.stubs.weights(opened), log_p.shape[-1])
     except SessionOver:
         raise
-    except (StudentError, TypeError, ValueError):
+    except (StudentError, TypeError, ValueError, OverflowError):
         return None
     with np.errstate(all="ignore"):
         answers = [scores[..., places] for scores in compute(model, params, places[text], size)]
@@ -109,6 +125,8 @@ def _weights(answer: Any, num_symbols: int) -> tuple[list[tuple[str, Array]], Ar
     """What stubs.weights says, if it is that: parameters, the place of each symbol, the vocabulary's size."""
     params, places, size = answer
     named = [(str(name), np.asarray(value, np.float64)) for name, value in params]
+    if sum(value.size for _, value in named) > MOST_WEIGHTS:
+        raise ValueError("more than a model of this size has")
     if type(size) is not int or not num_symbols <= size <= 10 * num_symbols:
         raise ValueError("no size of a vocabulary")
     found = np.asarray(places)
@@ -144,7 +162,8 @@ def reported_otherwise(score: PerplexityScore) -> Flag | None:
     """A flag if the notebook's own figure for the test text is further from the measured one than the tolerance."""
     if score.reported is None or not score.test_block_nats:
         return None
-    measured = math.exp(float(np.mean(score.test_block_nats)))
+    nats = float(np.mean(score.test_block_nats))
+    measured = math.exp(nats) if nats < LARGEST_NATS else math.inf
     if abs(score.reported / measured - 1) <= REPORTED_TOLERANCE:
         return None
     evidence = f"the notebook reports a perplexity of {score.reported:.4g} on the test text; measured: {measured:.4g}"

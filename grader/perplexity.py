@@ -54,12 +54,15 @@ def lanes_of(text: Array, lanes: int) -> Array:
 
 
 def spliced(text: Array, rng: np.random.Generator) -> Array:
-    """The places [N] of a text's characters when it is cut at words into pieces of about 25, and these are shuffled."""
-    ends, begin = [], 0
+    """The places [N] of a text's characters when it is cut at words into pieces of about 25, and these are shuffled.
+
+    How long each piece is, is drawn too: whoever has the text by heart must not know where it is cut.
+    """
+    ends, begin, length = [], 0, 0
     for space in np.flatnonzero(text == 0) + 1:
-        if space - begin >= SEGMENT_CHARS - 2:  # half a word less, as the cut comes at the end of one
+        if space - begin >= length:
             ends.append(int(space))
-            begin = int(space)
+            begin, length = int(space), int(rng.integers(SEGMENT_CHARS // 2, SEGMENT_CHARS * 3 // 2 - 3))
     pieces = np.split(np.arange(len(text)), ends)
     return np.concatenate([pieces[i] for i in rng.permutation(len(pieces))])
 

@@ -51,7 +51,7 @@ from grader.types import (
     Submission,
 )
 
-YARDSTICK = "trigram"
+YARDSTICK, BEST_NGRAM = "trigram", "Kneser-Ney 7-gram"
 # The modules that decide a grade, besides the sandbox.
 DECIDING = ("baselines", "checks", "corpus", "integrity", "notebook", "perplexity", "pipeline")
 
@@ -253,8 +253,10 @@ def _fill(work: _Work, bench: Bench) -> _Work:
 
 
 def _flags(scores: Mapping[str, PerplexityScore], bench: Bench) -> tuple[Flag, ...]:
+    best = float(bench.yardsticks[BEST_NGRAM][0].mean()) if scores else None
     found = [trained_on_test(score, bench.yardsticks[YARDSTICK]) for score in scores.values()]
-    found += [test(score) for score in scores.values() for test in (memorised, weights_disagree, reported_otherwise)]
+    found += [test(score) for score in scores.values() for test in (weights_disagree, reported_otherwise)]
+    found += [memorised(score, best) for score in scores.values()]
     return tuple(flag for flag in found if flag)
 
 

@@ -22,8 +22,9 @@ import psutil
 import pytest
 import yaml
 
+from grader.checks import run_checks
 from grader.config import load_assignment
-from grader.pipeline import Bench, grade_submission, set_up
+from grader.pipeline import Bench, grade_submission, ran, set_up
 from grader.sandbox import tiers
 from grader.sandbox.bridge import Session, Student, StudentError
 from grader.sandbox.launch import SHARED_FOLDERS, _is_alive
@@ -268,6 +269,26 @@ def test_no_model_scores_better_than_it_knows(
         assert score.nats_per_char >= attack.get("at_least", math.log(27) - 1e-6)
     else:
         assert (score.points, score.nats_per_char) == (0.0, None)
+
+
+# -- answers that are meant for the checks --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def homework(tier: str) -> Bench:
+    """The real assignment, of which no model is scored."""
+    assignment = load_assignment(HERE.parent / "reference")
+    return set_up(assignment, dataclasses.replace(assignment.profile("smoke"), curves=()), tier)
+
+
+@pytest.mark.parametrize("attack", attacks("checks"))
+def test_no_answer_breaks_a_check(attack: dict[str, Any], homework: Bench, tmp_path: Path) -> None:
+    """Whatever comes back, the check comes to a verdict, and in time."""
+    with ran(handed_in(tmp_path, notebook_of(*attack["cells"])), homework) as student:
+        started = time.monotonic()
+        (result,) = run_checks(homework.assignment, {attack["check"]}, student, seed=5)
+        assert time.monotonic() - started < 3 * homework.profile.limits.check_wall_s
+    assert result.outcome.value in attack["outcome"], result.message
 
 
 def test_there_are_enough_of_them() -> None:

@@ -63,7 +63,8 @@ def rnn_result(result, T, B, V, H):
 def in_the_notebooks_form(student, params):
     """Parameters whose biases are rows [1, H] if those of the notebook are."""
     own = student.get("scratch_params") if student.has("scratch_params") else None
-    has_rows = isinstance(own, (list, tuple)) and len(own) == 5 and np.shape(own[2])[:-1] == (1,)
+    bias = own[2] if isinstance(own, (list, tuple)) and len(own) == 5 else None
+    has_rows = isinstance(bias, np.ndarray) and bias.shape[:-1] == (1,)
     return [param[None] if param.ndim == 1 and has_rows else param for param in params]
 
 

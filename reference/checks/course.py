@@ -16,6 +16,7 @@ from expect import (
     as_array,
     as_arrays,
     as_indices,
+    as_number,
     as_numbers,
     as_params,
     assert_close,
@@ -29,6 +30,7 @@ from expect import (
 from fakes import alphabet
 
 NUM_EPOCHS, H = 3, 4
+MOST_CLIPPED = 100  # calls of grad_clipping that are remembered
 # B, T, minibatches in an epoch, lr, theta / norm of the first gradient: clipping in every step, or in none
 CASES = [(2, 3, 4, 0.15, 100.0), (1, 2, 5, 0.4, 0.5), (3, 1, 4, 0.8, 0.3)]
 
@@ -66,6 +68,8 @@ class Course:
             if not isinstance(grads, list) or any(grad is None for grad in grads):
                 raise Mistake("clips_no_gradients", "grad_clipping is handed an array without gradient.")
             arrays = as_arrays(grads, "the gradients", len(grads))
+            assert len(self.clipped) < MOST_CLIPPED, "grad_clipping is called without end."
+            theta = as_number(theta, "theta, as handed to grad_clipping,")
             self.clipped.append((len(arrays), oracle.global_norm(arrays), theta))
             return [grad.astype("float32") for grad in oracle.clip(arrays, theta)]
 
@@ -131,7 +135,10 @@ class Course:
             inputs = [as_indices(array, "The inputs fed to the model", V).T for array in record]
         if not inputs:
             raise Mistake("not_recorded", "The model is never called inside autograd.record().")
-        return list(self.minibatches(inputs))
+        fed = list(self.minibatches(inputs))
+        if len(fed) > 2 * NUM_EPOCHS * (self.num_minibatches + 1):
+            raise Mistake("wrong_epochs", f"{len(fed)} minibatches are far more than {NUM_EPOCHS} epochs have.")
+        return fed
 
     def epochs_of(self, fed):
         """The minibatches cut into epochs: where a part of the text comes again.

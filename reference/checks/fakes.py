@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 from expect import (
+    MOST_SYMBOLS,
     Mistake,
     as_array,
     as_arrays,
@@ -50,11 +51,14 @@ class Reader:
         self.went_on = []  # for each call: was it handed the state that the call before returned?
         self.flags = []  # for each call: (was a gradient recorded?, was it in training mode?)
         self._last = None
+        self._count = 0  # of symbols
 
     def read(self, symbols, states):
         """Symbols [T, B] and the state numbers [B] -> (scores [T, B, V], state numbers)."""
         self.went_on.append(self._last is not None and list(states) == self._last)
         self.fed.append(symbols)
+        self._count += symbols.size
+        assert self._count <= MOST_SYMBOLS, "The model is asked without end."
         scores, states = [], list(states)
         for row in symbols:
             steps = [self.machine.advance(state, symbol) for state, symbol in zip(states, row, strict=True)]

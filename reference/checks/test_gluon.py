@@ -167,6 +167,8 @@ def assert_output(found, hidden, dense):
 def assert_gradients(rng, named, grads, function):
     """Along random directions the gradients are the slopes of a function of the named values."""
     norm = oracle.global_norm(grads)
+    if not norm:
+        raise Mistake("no_gradient", "All gradients of RNNModel are zero.")
     for _ in range(3):
         ways = [rng.uniform(-1, 1, value.shape) for _, value in named]
         ends = [

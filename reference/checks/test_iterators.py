@@ -108,7 +108,7 @@ def text_of(rng, length):
 )
 def test_on_ctx(student, name):
     """X and Y are made on the device that the caller names."""
-    if not student.stubs.is_on_ctx(student.ref(name), list(range(43)), 2, 3):
+    if student.stubs.is_on_ctx(student.ref(name), list(range(43)), 2, 3) is not True:
         raise Mistake("not_on_ctx", f"{name}(text, 2, 3, ctx) should yield arrays on ctx.")
 
 

@@ -254,6 +254,7 @@ def test_mlp_learns(student):
     first = values_of(student, mlp, "NGramMLP")
     before, after = as_numbers(student.stubs.learn(mlp, X, y, 100, 0.01), "The losses", 2)
     last = values_of(student, mlp, "NGramMLP")
+    assert len(first) == len(last), "NGramMLP has other parameters after it has learnt than before."
     if any(np.array_equal(a, b) for a, b in zip(first, last, strict=True)):
         raise Mistake("no_gradient")
     assert after < 0.5 * before, (

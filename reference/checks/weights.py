@@ -27,7 +27,7 @@ def scores(model, params, X, V):
         expected = [(rows, width if i else V), (rows, width), (rows,), (rows,)]
         if [value.shape for value in layer] != expected:
             return []
-    if [value.shape for value in rest] != [(V,), (V, width)]:
+    if not width or [value.shape for value in rest] != [(V,), (V, width)]:
         return []
     layers, dense = list(zip(*parts, strict=True)), (rest[1], rest[0])
     found = [oracle.gluon_model(kind, layers, dense, X, V)]
@@ -39,7 +39,7 @@ def scores(model, params, X, V):
 
 def _scratch(params, X, V):
     """With tanh, and with relu."""
-    if len(params) != 5 or params[1].ndim != 2:
+    if len(params) != 5 or params[1].ndim != 2 or not params[1].size:
         return []
     width = params[1].shape[0]
     shapes = [(V, width), (width, width), (width,), (width, V), (V,)]

@@ -142,6 +142,13 @@ def test_check_files_and_assignment_must_agree(tmp_path: Path, source: str, sent
         verdicts(tmp_path, "a", x=source)
 
 
+def test_a_check_that_never_ends_is_our_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a check is made to work on, its worker goes on with the next submission."""
+    monkeypatch.setattr("grader.checks.STALLED_AFTER_S", 0.2)
+    with pytest.raises(InfrastructureError, match=r"test_a: Stalled: it was still at work"):
+        verdicts(tmp_path, "a", x='@mark.check("a")\ndef test_a(student):\n    while True: pass\n')
+
+
 def test_random_inputs_repeat_with_the_seed(tmp_path: Path) -> None:
     """The same submission meets the same inputs when it is graded again."""
     log = tmp_path / "log"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from grader.integrity import (
+    memorised,
     permutation_p_value,
     reported_otherwise,
     reported_perplexities,
@@ -58,6 +59,27 @@ def test_a_model_that_was_not_measured_is_not_flagged() -> None:
     """Unknown is not suspicious."""
     missing = PerplexityScore(model="lstm", outcome=Outcome.MISSING, points=0.0, max_points=4.0)
     assert trained_on_test(missing, (np.zeros(3), np.zeros(3))) is None
+
+
+@pytest.mark.parametrize(
+    ("nats", "gap", "is_flagged"),
+    [
+        (1.2, 0.02, False),
+        (1.2, 0.12, False),
+        (1.2, 0.14, True),
+        (1.2, -0.04, False),
+        (1.2, -0.09, True),
+        (1.0, 0.02, True),
+        (1.0, None, True),
+        (1.2, None, False),
+    ],
+)
+def test_who_knows_the_text_is_flagged(nats: float, gap: float | None, is_flagged: bool) -> None:
+    """Much worse on spliced text, better where it never existed, or better than can be learnt: a person looks."""
+    knows = dataclasses.replace(score(np.full(3, nats), np.ones(3)), splice_gap=gap, splice_gap_error=gap and 0.01)
+    flag = memorised(knows, 1.25)
+    assert (flag is not None) == is_flagged
+    assert flag is None or (flag.kind, flag.model) == ("MEMORISED", "lstm")
 
 
 class Opened:
@@ -120,6 +142,8 @@ def test_a_model_is_what_its_weights_compute() -> None:
         [[["table", np.zeros((4, 4))]], [0, 1, 2.5], 4],
         [[["table", "no array"]], [0, 1, 2], 4],
         [["table"], [0, 1, 2], 4],
+        [[["table", 10**400]], [0, 1, 2], 4],
+        [[["table", np.zeros((1, 2_000_001))]], [0, 1, 2], 4],
         StudentError(Outcome.RAISED, "no"),
     ],
     ids=str,
@@ -173,8 +197,15 @@ def test_what_a_notebook_reports_is_a_number_or_nothing(report: object, found: d
     assert reported_perplexities(Notebook(report), "elsewhere/{model}", ["rnn"]) == {}  # type: ignore[arg-type]
 
 
+def test_a_model_beyond_all_numbers_is_compared_all_the_same() -> None:
+    """A loss whose perplexity no float can hold breaks nothing."""
+    lost = dataclasses.replace(score(np.full(3, 2000.0), np.full(3, 2000.0)), reported=7.0)
+    flag = reported_otherwise(lost)
+    assert flag is not None
+
+
 @pytest.mark.parametrize(
-    ("reported", "flagged"), [(10.1, False), (9.9, False), (10.3, True), (9.7, True), (None, False)]
+    ("reported", "flagged"), [(10.1, False), (9.9, False), (10.3, True), (9.7, True), (None, False), (1e308, True)]
 )
 def test_a_report_that_differs_from_the_measurement_is_flagged(reported: float | None, flagged: bool) -> None:
     """Beyond 2 %, in either direction; both figures are in the evidence."""
