@@ -24,6 +24,7 @@ from grader.types import Split
 
 VERSION = 1  # of the numbers: a new one for whatever changes them, so that cached ones are not used
 KNESER_NEY_ORDER = 7
+TRIGRAM, BEST_NGRAM = "trigram", f"Kneser-Ney {KNESER_NEY_ORDER}-gram"
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # those of KenLM's --discount_fallback
 PPMD_ORDER = 7  # of 5 to 10 the shortest code of the last 100,000 characters of a training text, given those before
 PPMD_BYTES = 2**28  # taken as needed, 32 MB for 5 million characters; a model that runs out forgets all it has read
@@ -57,8 +58,8 @@ def _compute(split: Split, lanes: int) -> dict[str, Blocks]:
     models: dict[str, Callable[[Array], Array]] = {
         "uniform": lambda text: np.full((lanes, 1), math.log(len(ALPHABET))),
         "unigram": lambda text: ngram_nats(train, text, 1),
-        "trigram": lambda text: ngram_nats(train, text, 3),
-        f"Kneser-Ney {KNESER_NEY_ORDER}-gram": lambda text: kneser_ney_nats(levels, text),
+        TRIGRAM: lambda text: ngram_nats(train, text, 3),
+        BEST_NGRAM: lambda text: kneser_ney_nats(levels, text),
         "PPMd": lambda text: ppmd_nats(train, text)[:, None],
     }
     return {name: (nats(held_out).mean(axis=1), nats(test).mean(axis=1)) for name, nats in models.items()}
@@ -207,6 +208,6 @@ def _write_cache(path: Path, found: dict[str, Blocks]) -> None:
     """A disk that refuses costs time, not the run: the numbers are there."""
     nats = {name: [blocks.tolist() for blocks in texts] for name, texts in found.items()}
     try:
-        write_whole(path, json.dumps({"sha256": text_sha256(json.dumps(nats)), "nats": nats}).encode())
+        write_whole(path, json.dumps({"sha256": text_sha256(json.dumps(nats)), "nats": nats}).encode(), mode=0o600)
     except OSError as error:
         log.warning("The baselines cannot be cached in %s: %s.", path.parent, error.strerror)

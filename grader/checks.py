@@ -66,18 +66,12 @@ def scores_of_weights(
     assignment: Assignment, model: str, params: Sequence[tuple[str, Any]], indices: Any, size: int
 ) -> list[Any]:
     """What weights make of a text, by the assignment's `weights`: scores [T, S, size] for indices [S, T],
-    in each way in which the weights can be read.
-
-    Raises:
-        InfrastructureError: the file broke by its own fault.
+    in each way in which the weights can be read. Whatever it raises is a fault of ours.
     """
     path = Path(assignment.folder) / assignment.weights
     with _fresh_modules(str(path.parent)):
         sys.path.insert(0, str(path.parent))
-        try:
-            return list(importlib.import_module(path.stem).scores(model, params, indices, size))
-        except Exception as error:
-            raise InfrastructureError(f"{path} broke by its own fault: {type(error).__name__}: {error}") from error
+        return list(importlib.import_module(path.stem).scores(model, params, indices, size))
 
 
 def without_session(checks: Sequence[Check], outcome: Outcome, message: str) -> list[CheckResult]:
@@ -86,10 +80,6 @@ def without_session(checks: Sequence[Check], outcome: Outcome, message: str) -> 
         CheckResult(check_id=check.id, outcome=outcome, points=0.0, max_points=check.points, message=message)
         for check in checks
     ]
-
-
-class Stalled(Exception):
-    """A check does not come to an end."""
 
 
 class _Plugin:
@@ -207,7 +197,7 @@ def _alarm() -> Iterator[None]:
     """What a check makes of an answer comes to an end, too; else the check is broken, and that is a fault of ours."""
 
     def ring(*_: object) -> None:
-        raise Stalled(f"it was still at work after {STALLED_AFTER_S:.0f} s")
+        raise InfrastructureError(f"it was still at work after {STALLED_AFTER_S:.0f} s")
 
     if threading.current_thread() is not threading.main_thread():
         yield

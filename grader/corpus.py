@@ -253,7 +253,7 @@ def _read_cache(entry: CorpusEntry) -> str | None:
 def _write_cache(corpus: Corpus) -> None:
     path = cache_folder() / f"{corpus.name}-{corpus.sha256}.txt"
     try:
-        write_whole(path, corpus.text.encode())
+        write_whole(path, corpus.text.encode(), mode=0o600)
     except OSError as error:
         raise CorpusUnavailable(
             f"Corpus '{corpus.name}' cannot be cached in {path.parent}: {_reason(error)}; make room there, "
@@ -261,18 +261,18 @@ def _write_cache(corpus: Corpus) -> None:
         ) from error
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     """Under a temporary name, then renamed: a reader sees the whole file or none of it. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=".new-", dir=path.parent)
+    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.tmp")
     try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).replace(path)
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

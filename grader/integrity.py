@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from grader.perplexity import log_softmax
+from grader.perplexity import Array, Reading, log_softmax
 from grader.sandbox.bridge import SessionOver, Student, StudentError
 from grader.types import Flag, PerplexityScore
 
@@ -37,7 +37,6 @@ SMALLEST_HONEST_SPLICE_GAP = -0.03  # easier, when it never existed: the model a
 BEST_HONEST_GAIN = 0.2  # nats/char, on a Kneser-Ney 7-gram
 SPLICE_ERRORS = 4.0  # standard errors by which a gap must be larger: false alarms below 1e-4
 MINIMUM_GAP = 0.02  # nats/char; a smaller one is not worth a human's time
-Array = np.ndarray[Any, Any]
 
 
 def trained_on_test(score: PerplexityScore, yardstick: tuple[Array, Array], *, seed: int = 0) -> Flag | None:
@@ -63,12 +62,13 @@ def trained_on_test(score: PerplexityScore, yardstick: tuple[Array, Array], *, s
     return Flag(kind="TRAINED_ON_TEST", model=score.model, evidence=evidence)
 
 
-def memorised(score: PerplexityScore, ngram: float | None = None) -> Flag | None:
+def memorised(score: PerplexityScore, best_ngram: tuple[Array, Array]) -> Flag | None:
     """A flag if spliced text is much harder for the model, or strangely easier; or if it is better than can be learnt.
 
-    `ngram` is what the best n-gram model of the training text loses on the same held-out text, nats/char.
+    `best_ngram` holds the losses of the best n-gram model on the same held-out and test blocks.
     """
-    if score.nats_per_char is not None and ngram is not None and score.nats_per_char < ngram - BEST_HONEST_GAIN:
+    ngram = float(best_ngram[0].mean())
+    if score.nats_per_char is not None and score.nats_per_char < ngram - BEST_HONEST_GAIN:
         evidence = (
             f"{score.nats_per_char:.3f} nats/char on held-out text, where an n-gram model of all training text has "
             f"{ngram:.3f}: no model of this size is known to gain {BEST_HONEST_GAIN}"
@@ -100,33 +100,33 @@ def weights_disagree(score: PerplexityScore) -> Flag | None:
 
 
 def weights_distance(
-    student: Student, compute: Callable[..., Sequence[Array]], model: str, text: Array, log_p: Array
+    student: Student, compute: Callable[..., Sequence[Array]], model: str, reading: Reading
 ) -> float | None:
-    """The largest total variation between ln p [S, T, V] on a text [S, T] and what the model's own weights compute.
+    """The largest total variation between what a model answered in a reading and what its own weights compute.
 
     `compute(model, [(name, array)], indices [S, T], size)` gives the scores [T, S, size], in each way in which the
     weights can be meant; the nearest counts. None, if the weights cannot be read, or not as such a model's.
     """
     try:
         opened = student.keep(student.stubs.ref("open_model"), model, 1)
-        params, places, size = _weights(student.stubs.weights(opened), log_p.shape[-1])
+        params, places, size = _weights(student.stubs.weights(opened), reading.sample_log_p.shape[-1])
     except SessionOver:
         raise
     except (StudentError, TypeError, ValueError, OverflowError):
         return None
     with np.errstate(all="ignore"):
-        answers = [scores[..., places] for scores in compute(model, params, places[text], size)]
+        answers = [scores[..., places] for scores in compute(model, params, places[reading.sample[:, :-1]], size)]
         found = [np.exp(log_softmax(np.moveaxis(scores, 1, 0))) for scores in answers]
-    distances = [np.abs(p - np.exp(log_p)).sum(axis=-1).max() / 2 for p in found]
+    distances = [np.abs(p - np.exp(reading.sample_log_p)).sum(axis=-1).max() / 2 for p in found]
     return min((float(distance) if distance == distance else 1.0 for distance in distances), default=None)
 
 
 def _weights(answer: Any, num_symbols: int) -> tuple[list[tuple[str, Array]], Array, int]:
     """What stubs.weights says, if it is that: parameters, the place of each symbol, the vocabulary's size."""
     params, places, size = answer
-    named = [(str(name), np.asarray(value, np.float64)) for name, value in params]
-    if sum(value.size for _, value in named) > MOST_WEIGHTS:
+    if sum(np.size(value) for _, value in params) > MOST_WEIGHTS:
         raise ValueError("more than a model of this size has")
+    named = [(str(name), np.asarray(value, np.float64)) for name, value in params]
     if type(size) is not int or not num_symbols <= size <= 10 * num_symbols:
         raise ValueError("no size of a vocabulary")
     found = np.asarray(places)

@@ -25,13 +25,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from grader import plot
+from grader.baselines import BEST_NGRAM
 from grader.gradebook import best_score
-from grader.perplexity import Array, paired_interval
+from grader.perplexity import Array, bootstrap_interval
 from grader.render import decimals, known, no_formula, one_line, page, perplexity
 from grader.types import Grade
 
 COLUMNS = ("rank", "pseudonym", "perplexity", "nats_per_char", "ci_low", "ci_high", "status", "submitted_at")
-BADGE = "Kneser-Ney 7-gram"  # hard to beat: a network of 256 units loses to it for a long time
 BASELINE_REACH = 1.1  # times the nats/char of the last entry: what lies beyond would push the entries together
 # fmt: off
 ADJECTIVES = (
@@ -79,7 +79,7 @@ class Row:
     sandboxed: bool = True
     data_sha256: str = field(default="", repr=False)  # of the draw of texts
     block_nats: tuple[float, ...] = field(default=(), repr=False)
-    has_badge: bool = False  # resolved better than BADGE
+    has_badge: bool = False  # resolved better than the best n-gram: a network of 256 units loses to it for long
     flags: int | None = None  # how many questions for a human; None: not for this reader
 
     @property
@@ -134,7 +134,7 @@ def rows(grades: Iterable[Grade], baselines: Sequence[Baseline] = (), *, salt: s
         )
         for line in baselines
     ]
-    to_beat = [line for line in lines if line.name == BADGE]
+    to_beat = [line for line in lines if line.name == BEST_NGRAM]
     measured = [replace(row, has_badge=any(_is_better(row, line) for line in to_beat)) for row in measured] + lines
     unmeasured = [row for row in entries if row.nats_per_char is None]
     return sorted(measured, key=_order) + sorted(unmeasured, key=lambda row: row.name)
@@ -175,7 +175,7 @@ def leaderboard_table(rows: Sequence[Row]) -> Table:
     staff = any(row.flags is not None for row in rows)
     caption = "Ranks are shared where the difference is not resolved (paired bootstrap, 95 %)."
     if any(row.has_badge for row in rows):
-        caption += f"\n★ beats the {BADGE}."
+        caption += f"\n★ beats the {BEST_NGRAM}."
     if not all(row.sandboxed for row in rows):
         caption += "\n[bold red]Graded without a sandbox.[/]"
     table = Table(title="Held-out perplexity", caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -221,7 +221,7 @@ def leaderboard_html(rows: Sequence[Row], *, assignment_title: str, updated_at: 
         axis=plot.axis(best),
         strip_axis=plot.axis([nats for row in entries for _, nats in row.scores]),
         baselines=baselines,
-        badge=BADGE,
+        badge=BEST_NGRAM,
         strips=strips,
     )
 
@@ -274,7 +274,7 @@ def _is_better(row: Row, line: Row) -> bool:
 def _is_worse(row: Row, leader: Row) -> bool:
     """Whether the difference is resolved."""
     if row.data_sha256 == leader.data_sha256 and len(row.block_nats) == len(leader.block_nats) > 0:
-        return paired_interval(np.subtract(row.block_nats, leader.block_nats))[0] > 0
+        return bootstrap_interval(np.subtract(row.block_nats, leader.block_nats))[0] > 0
     (low, _), (_, high) = (_interval(one) for one in (row, leader))
     return low > high
 

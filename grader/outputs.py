@@ -6,15 +6,14 @@ into none of those, wherever the results folder lies.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from grader.corpus import write_whole
 from grader.errors import InfrastructureError, SubmissionError, UsageError
 from grader.export import gradescope_results, write_canvas_csv, write_grades_csv, write_moodle_csv, write_results
 from grader.feedback import feedback_html
@@ -144,17 +143,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_whole(path, data)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise InfrastructureError(
             f"{path} could not be written: {error.strerror}. Make room, or choose another folder with -o."
         ) from error

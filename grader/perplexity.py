@@ -86,12 +86,12 @@ class Reading:
 Judge = Callable[[str, Reading], float | None]
 
 
-class ModelEnded(Exception):
+class ModelEnded(SessionOver):
     """The student's process ended while a model was asked."""
 
     def __init__(self, error: SessionOver, model: str) -> None:
-        super().__init__(str(error))
-        self.error, self.model = error, model
+        super().__init__(error.outcome, f"While {model} was asked: {error}")
+        self.model = model
 
 
 class _Readers:
@@ -184,51 +184,43 @@ def score_models(
     fresh process. Held-out text is shown to one process only, as there may be ways to tell another what comes.
     """
     rng = np.random.default_rng(seed)
-    by_model = {curve.model: curve for curve in curves}
     held_out, test = indices(split.held_out), indices(split.test)
-    order = spliced(held_out, rng)[: max(SPLICED_CHARS, lanes * 3 * WARM_UP_CHARS)]
-    places = lanes_of(order, lanes)
+    places = lanes_of(spliced(held_out, rng)[: max(SPLICED_CHARS, lanes * 3 * WARM_UP_CHARS)], lanes)
+    readings: dict[str, list[Reading]] = {curve.model: [] for curve in curves}
+    wrong: dict[str, StudentError] = {}
+
+    def read(text: Array, *, again: bool = False) -> None:
+        """One that fails on the texts by which cheating shows is not measured on the other."""
+        asked = [model for model in readings if model not in wrong]
+        for model, found in lockstep_nats(student, asked, text, rng, again=again).items():
+            if isinstance(found, StudentError):
+                wrong[model] = found
+            else:
+                readings[model].append(found)
+
     try:
-        on_test = lockstep_nats(student, list(by_model), lanes_of(test, lanes), rng)
+        read(lanes_of(test, lanes))
     except ModelEnded as ended:
-        return {ended.model: without_model(by_model[ended.model], ended.error.outcome, str(ended.error))}
+        return {curve.model: _unread(curve, ended) for curve in curves if curve.model == ended.model}
     try:
-        on_held_out = lockstep_nats(student, list(by_model), lanes_of(held_out, lanes), rng, again=True)
-        on_spliced = lockstep_nats(student, list(by_model), held_out[places], rng)
-        found = {model: _read(model, (on_held_out, on_test, on_spliced), judge) for model in by_model}
-    except ModelEnded as ended:
-        why = f"While held-out text was read, models[{ended.model!r}] ended the process: {ended.error}"
-        return {model: without_model(curve, ended.error.outcome, why) for model, curve in by_model.items()}
-    return {model: _score(curve, found[model], places[:, WARM_UP_CHARS:], rng) for model, curve in by_model.items()}
-
-
-def _read(
-    model: str, readings: Sequence[dict[str, Reading | StudentError]], judge: Judge | None
-) -> tuple[list[Reading], float | None] | StudentError:
-    """Its readings, and how far it is from its weights; or what went wrong in any of them.
-
-    A model that fails on the texts by which cheating shows is not measured on the other.
-    """
-    found = []
-    for reading in readings:
-        one = reading[model]
-        if isinstance(one, StudentError):
-            return one
-        found.append(one)
-    try:
-        return found, judge(model, found[0]) if judge else None
+        read(lanes_of(held_out, lanes), again=True)
+        read(held_out[places])
+        distances = {model: judge(model, readings[model][1]) for model in readings if judge and model not in wrong}
     except SessionOver as error:
-        raise ModelEnded(error, model) from error
+        return {curve.model: _unread(curve, wrong.get(curve.model, error)) for curve in curves}
+    return {
+        curve.model: _unread(curve, wrong[curve.model])
+        if curve.model in wrong
+        else _score(curve, readings[curve.model], places[:, WARM_UP_CHARS:], distances.get(curve.model))
+        for curve in curves
+    }
 
 
-def _score(
-    curve: Curve, found: tuple[list[Reading], float | None] | StudentError, places: Array, rng: np.random.Generator
-) -> PerplexityScore:
-    if isinstance(found, StudentError):
-        return without_model(curve, found.outcome, str(found))
-    (held_out, test, shuffled), distance = found
+def _score(curve: Curve, readings: Sequence[Reading], places: Array, distance: float | None) -> PerplexityScore:
+    """From the readings of test, held-out and spliced text, of which the last holds the characters at `places`."""
+    test, held_out, shuffled = readings
     blocks = held_out.nats.mean(axis=1)
-    low, high = bootstrap_interval(blocks, rng)
+    low, high = bootstrap_interval(blocks)
     gap, error = splice_gap(held_out.nats, shuffled.nats, places)
     nats = float(blocks.mean())
     return PerplexityScore(
@@ -246,6 +238,10 @@ def _score(
         splice_gap=gap,
         splice_gap_error=error,
     )
+
+
+def _unread(curve: Curve, error: StudentError) -> PerplexityScore:
+    return without_model(curve, error.outcome, str(error))
 
 
 def splice_gap(held_out: Array, shuffled: Array, places: Array) -> tuple[float | None, float | None]:
@@ -279,24 +275,19 @@ def credit(curve: Curve, nats_per_char: float) -> float:
     return round(curve.points * min(1.0, max(0.0, share)), 2)
 
 
-def paired_interval(differences: Array) -> tuple[float, float]:
-    """95 % interval of the mean of block differences [n], by resampling blocks; the same every time."""
-    low, high = np.quantile(_resamples(len(differences)) @ differences, (0.025, 0.975))
+def bootstrap_interval(blocks: Array) -> tuple[float, float]:
+    """95 % interval of the mean of blocks [n], by resampling them with replacement; the same every time.
+
+    Of the differences of two entries' blocks it is the paired bootstrap.
+    """
+    low, high = np.quantile(_resamples(len(blocks)) @ blocks, (0.025, 0.975))
     return float(low), float(high)
 
 
 @functools.cache
 def _resamples(n: int) -> Array:
     """How much each of n blocks weighs in each of the samples [BOOTSTRAP_SAMPLES, n]."""
-    counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), BOOTSTRAP_SAMPLES)
-    return np.asarray(counts / n)
-
-
-def bootstrap_interval(blocks: Array, rng: np.random.Generator) -> tuple[float, float]:
-    """95 % interval of the mean by resampling blocks [n] with replacement."""
-    picks = rng.integers(0, len(blocks), (BOOTSTRAP_SAMPLES, len(blocks)))
-    low, high = np.quantile(blocks[picks].mean(axis=1), (0.025, 0.975))
-    return float(low), float(high)
+    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), BOOTSTRAP_SAMPLES) / n
 
 
 def _checked(scores: Any, lanes: int) -> Array:

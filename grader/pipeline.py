@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from grader import __version__
-from grader.baselines import baselines
+from grader.baselines import BEST_NGRAM, TRIGRAM, baselines
 from grader.checks import run_checks, scores_of_weights, without_session
 from grader.corpus import cache_folder, load_corpus, split_corpus
 from grader.errors import SubmissionError
@@ -35,7 +35,7 @@ from grader.integrity import (
     weights_distance,
 )
 from grader.notebook import parse_submission, to_json
-from grader.perplexity import Reading, score_models, without_model
+from grader.perplexity import score_models, without_model
 from grader.sandbox.bridge import Session, Student, StudentError
 from grader.types import (
     Assignment,
@@ -51,7 +51,6 @@ from grader.types import (
     Submission,
 )
 
-YARDSTICK, BEST_NGRAM = "trigram", "Kneser-Ney 7-gram"
 # The modules that decide a grade, besides the sandbox.
 DECIDING = ("baselines", "checks", "corpus", "integrity", "notebook", "perplexity", "pipeline")
 
@@ -225,12 +224,8 @@ def _ask(session: Session, work: _Work, seed: int, bench: Bench) -> None:
     reported = reported_perplexities(student, bench.assignment.reported, models) if models else {}
     if session.over is None and models:
         compute = functools.partial(scores_of_weights, bench.assignment)
-
-        def judge(model: str, reading: Reading) -> float | None:
-            return weights_distance(student, compute, model, reading.sample[:, :-1], reading.sample_log_p)
-
-        is_known = bench.assignment.weights
-        scores = score_models(student, open_curves, bench.split, bench.profile.lanes, seed, judge if is_known else None)
+        judge = functools.partial(weights_distance, student, compute) if bench.assignment.weights else None
+        scores = score_models(student, open_curves, bench.split, bench.profile.lanes, seed, judge)
         for model, score in scores.items():
             work.scores[model] = dataclasses.replace(score, reported=reported.get(model))
 
@@ -253,10 +248,9 @@ def _fill(work: _Work, bench: Bench) -> _Work:
 
 
 def _flags(scores: Mapping[str, PerplexityScore], bench: Bench) -> tuple[Flag, ...]:
-    best = float(bench.yardsticks[BEST_NGRAM][0].mean()) if scores else None
-    found = [trained_on_test(score, bench.yardsticks[YARDSTICK]) for score in scores.values()]
+    found = [trained_on_test(score, bench.yardsticks[TRIGRAM]) for score in scores.values()]
+    found += [memorised(score, bench.yardsticks[BEST_NGRAM]) for score in scores.values()]
     found += [test(score) for score in scores.values() for test in (weights_disagree, reported_otherwise)]
-    found += [memorised(score, best) for score in scores.values()]
     return tuple(flag for flag in found if flag)
 
 

@@ -87,6 +87,7 @@ def _extract(archive: zipfile.ZipFile, path: Path, folder: Path) -> None:
     files: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
+    total = 0
     for member in sorted(members, key=lambda one: not one.filename.lower().endswith(".ipynb")):
         target = targets[member.filename]
         if target is None:
@@ -99,13 +100,15 @@ def _extract(archive: zipfile.ZipFile, path: Path, folder: Path) -> None:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(member) as source, target.open("wb") as sink:
-                sizes[owner] += _copy(source, sink)
+                size = _copy(source, sink)
         except OSError as error:
             if error.errno not in _BAD_NAME:
                 raise
             log.warning("%s: %r cannot be a file's name here and is left out.", path, member.filename)
             continue
-        if sizes.total() > MAX_TOTAL_BYTES:
+        sizes[owner] += size
+        total += size
+        if total > MAX_TOTAL_BYTES:
             raise UsageError(f"{path} unpacks to more than {MAX_TOTAL_BYTES // 2**30} GB; split it.")
         os.utime(target, (_time(member), _time(member)))
     for owner, count in left_out.items():

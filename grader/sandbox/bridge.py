@@ -241,7 +241,7 @@ class Session:
             raise wire.WireError("a callback without arguments")
         try:
             result = callbacks[number](*args, **kwargs)
-        except (AssertionError, StudentError):
+        except (AssertionError, StudentError, InfrastructureError):
             self._refuse(deadline)
             raise
         except Exception as error:

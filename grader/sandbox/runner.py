@@ -57,7 +57,8 @@ class Run:
         )
 
     def _remaining(self, _cell: Any) -> float:
-        return max(0.1, float(self.deadline) - time.monotonic())
+        """How long a cell may run. It is polled in whole milliseconds, and must not be stopped before the deadline."""
+        return max(0.1, float(self.deadline) - time.monotonic() + 0.01)
 
     def emit(self, event: str, body: bytes = b"", **fields: Any) -> None:
         self.control.sendall(wire.pack({"event": event, **fields}, body))

@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import socket
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,6 @@ from grader.types import Limits
 
 PROMISES = {
     "imports_mxnet": "MXNet can be imported inside",
-    "same_python": "the interpreter is the one that was meant",
     "no_network": "no host socket can be reached",
     "no_vsock": "no socket to the machine's hypervisor",
     "no_closed_files": "files that are closed to other users cannot be read",
@@ -55,7 +53,7 @@ LIMITS = Limits(  # of a notebook of ours
     open_files=256,
 )
 _CANARY = """
-import ctypes, glob, os, platform, socket, subprocess, sys
+import ctypes, glob, os, platform, socket, subprocess
 
 def fails(attempt):
     try:
@@ -120,7 +118,6 @@ def is_refused(number):
 leave_a_file()
 status = open("/proc/self/status").read()
 kept = {
-    "same_python": sys.version == VERSION,  # a libpython that is not bound is silently another's
     "no_network": fails(lambda: socket.create_connection(("127.0.0.1", PORT), timeout=2)),
     "no_vsock": fails(lambda: socket.socket(40, socket.SOCK_STREAM)),
     "no_closed_files": fails(lambda: open(CLOSED).read()),
@@ -196,7 +193,6 @@ def _bait() -> Iterator[dict[str, object]]:
                     "SECRET": f"{folder}/secret",
                     "CLOSED": f"{folder}/closed",
                     "MARK": mark,
-                    "VERSION": sys.version,
                     "DEVICES": _DEVICES,
                 }
             finally:

@@ -130,6 +130,14 @@ def test_a_sandbox_outlives_the_thread_that_asked_for_it(start: Start) -> None:
     assert Student(session, "").f() == 1
 
 
+def test_another_python_inside_is_refused(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its own libpython is not bound, an interpreter silently loads the system's: such a sandbox is none."""
+    session = start("x = 1")
+    monkeypatch.setattr(sys, "version", "3.11.99 (another)")
+    with pytest.raises(SandboxUnavailable, match="is not the one outside"):
+        session.execute()
+
+
 def test_values_cross_both_ways(start: Start) -> None:
     """Arrays arrive as NDArrays and come back as numpy, tuples and keys keep their kind, objects stay as handles."""
     session = start(

@@ -15,8 +15,8 @@ from records import HOSTILE, a_grade
 from rich.console import Console
 
 from grader import plot
+from grader.baselines import BEST_NGRAM
 from grader.leaderboard import (
-    BADGE,
     Baseline,
     Row,
     leaderboard_csv,
@@ -107,12 +107,12 @@ def test_entries_on_different_texts_are_compared_by_their_intervals() -> None:
 def test_who_beats_the_seven_gram_has_a_badge() -> None:
     """On the same text, and by more than chance; in every form for people."""
     hard = np.random.default_rng(0).normal(1.3, 0.2, 100)
-    line = Baseline(name=BADGE, nats_per_char=float(hard.mean()), block_nats=tuple(hard.tolist()), data_sha256="x")
+    line = Baseline(name=BEST_NGRAM, nats_per_char=float(hard.mean()), block_nats=tuple(hard.tolist()), data_sha256="x")
     noise = np.random.default_rng(1).normal(0, 0.02, 100)
     below, close = blocks(hard - 0.05 + noise), blocks(hard + noise - noise.mean() - 1e-4)
     better, elsewhere = entry("a", below, data_sha256="x"), entry("b", below, data_sha256="y")
     board = rows([better, elsewhere, entry("c", close, data_sha256="x")], [line], salt="s", names=True)
-    assert {row.name: row.has_badge for row in board} == {"a": True, "b": False, "c": False, BADGE: False}
+    assert {row.name: row.has_badge for row in board} == {"a": True, "b": False, "c": False, BEST_NGRAM: False}
     assert printed(board).count("★") == 1 + 1  # the caption says what it means
     assert words(leaderboard_html(board, assignment_title="H")).count("★ beats the Kneser-Ney 7-gram") == 1
 
