@@ -25,6 +25,7 @@ from grader.types import Split
 VERSION = 1  # of the numbers: a new one for whatever changes them, so that cached ones are not used
 KNESER_NEY_ORDER = 7
 TRIGRAM, BEST_NGRAM = "trigram", f"Kneser-Ney {KNESER_NEY_ORDER}-gram"
+NAMES = ("uniform", "unigram", TRIGRAM, BEST_NGRAM, "PPMd")
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # those of KenLM's --discount_fallback
 PPMD_ORDER = 7  # of 5 to 10 the shortest code of the last 100,000 characters of a training text, given those before
 PPMD_BYTES = 2**28  # taken as needed, 32 MB for 5 million characters; a model that runs out forgets all it has read

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import getpass
 import io
+import logging
 import os
 import sys
 import tempfile
@@ -23,17 +24,21 @@ from grader.batch import Interrupted, grade_batch, ungraded
 from grader.benchmark import sandbox_start
 from grader.checks import run_checks
 from grader.config import load_assignment
+from grader.course import ROSTER, make_course
+from grader.curves import curves_table
 from grader.errors import GraderError, SandboxUnavailable, UsageError
 from grader.gradebook import Gradebook
-from grader.intake import collect
+from grader.intake import absent, collect
 from grader.leaderboard import baselines_of, leaderboard_table
 from grader.marks import Marking, points_for
 from grader.outputs import (
+    CURVES,
     GRADEBOOK,
     board_rows,
     keep_submission,
     kept_submission,
     write_class,
+    write_curves,
     write_grades,
     write_student,
     write_text,
@@ -60,6 +65,7 @@ from grader.terminal import (
 from grader.types import Assignment, Grade, Mark, Outcome, Profile, Submission
 
 INTERRUPTED = 130
+log = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
@@ -101,9 +107,13 @@ def grade(
     private = (out, submissions if submissions.is_dir() else submissions.parent)
     bench = set_up(loaded, scale, tier, str(corpus_file) if corpus_file else None, private)
     _folder(out)
+    if not loaded.has_secret:
+        log.warning("The seed in %s/assignment.yaml is no secret: `grader init COURSE` makes one.", assignment)
     with _alone(out), Gradebook.open(out / GRADEBOOK) as book:
         run_id = book.begin_run(command="grade", profile=profile, started_at=_now())
         marking = Marking(items=loaded.manual, marks=book.marks())
+        if submissions.is_dir() or submissions.suffix.lower() == ".zip":
+            collected += absent(loaded.roster, collected, book.latest())
         handed_in = {submission.student_id: submission for submission in collected}
 
         def publish(grade: Grade) -> None:
@@ -254,6 +264,38 @@ def leaderboard(
     loaded = load_assignment(assignment)
     with Gradebook.open(out / GRADEBOOK, create=False) as book:
         console.print(leaderboard_table(board_rows(out, book.latest(), loaded, names=names)))
+
+
+@app.command()
+def curve(
+    out: Annotated[Path, typer.Option("-o", "--output", help="Where curves.html goes; the results folder, if any.")],
+    assignment: AssignmentOption = Path("reference"),
+    profile: ProfileOption = "cpu",
+    corpus_file: CorpusOption = None,
+) -> None:
+    """Draw the credit curves, with the class's scores on them if OUT holds a gradebook."""
+    loaded, scale = _load(assignment, profile)
+    if not scale.curves:
+        raise UsageError(f"profile {profile!r} of {assignment}/assignment.yaml has no curves to draw.")
+    bench = set_up(loaded, scale, "none", str(corpus_file) if corpus_file else None)
+    grades = []
+    if (out / GRADEBOOK).exists():
+        with Gradebook.open(out / GRADEBOOK, create=False) as book:
+            grades = book.latest()
+    _folder(out)
+    console.print(curves_table(write_curves(out, bench, grades)))
+    say(f"wrote {out / CURVES}")
+
+
+@app.command("init")
+def new_course(
+    course: Annotated[Path, typer.Argument(help="The folder to make; it must not be there yet.")],
+    assignment: AssignmentOption = Path("reference"),
+) -> None:
+    """Make a course folder: the assignment, a roster to fill in, and the secret seed of the draw of the texts."""
+    load_assignment(assignment)
+    make_course(course, assignment)
+    say(f"wrote {course}: enter the students in {course / ROSTER}; grade with --assignment {course}")
 
 
 @app.command()

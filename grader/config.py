@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import math
 import typing
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from grader.course import read_roster, read_secret
 from grader.errors import AssignmentError
 from grader.types import Assignment, Check, Curve, Limits, ManualItem, Profile
 
@@ -45,13 +47,16 @@ def load_assignment(folder: Path) -> Assignment:
     if raw.get("weights") and not (folder / str(raw["weights"])).is_file():
         raise AssignmentError(f"{path} names {raw['weights']} in `weights`, and there is no such file.")
     values = {"duedate": "", "seed": 0, "reported": "", "weights": "", **raw, "folder": str(folder), "checks": checks}
-    values |= {"profiles": profiles, "manual": manual}
+    values |= {"profiles": profiles, "manual": manual, "roster": read_roster(folder)}
+    if (secret := read_secret(folder)) is not None:
+        values |= {"seed": secret, "has_secret": True}
     assignment: Assignment = _build(
         Assignment, {**values, "stubs_source": source, "sha256": _digest(folder)}, str(path)
     )
     _refuse_repeats(path, "check", [check.id for check in checks])
     _refuse_repeats(path, "check or manual item", [check.id for check in checks] + [item.id for item in manual])
     _refuse_repeats(path, "profile", [profile.name for profile in profiles])
+    _refuse_unlike(path, profiles)
     return assignment
 
 
@@ -89,17 +94,45 @@ def _profile(path: Path, entry: dict[str, Any], limits: dict[str, Any]) -> Profi
     where = f"{path}: profile {entry.get('name')!r}"
     curves = tuple(_curve(where, curve) for curve in entry.get("curves", []))
     merged = {**limits, **entry.get("limits", {})}
-    values = {**entry, "curves": curves, "limits": _build(Limits, merged, f"{where}: limits")}
+    values = {"works": 0, **entry, "curves": curves, "limits": _build(Limits, merged, f"{where}: limits")}
     _refuse_repeats(path, "curve", [curve.model for curve in curves])
     profile: Profile = _build(Profile, values, where)
     return profile
 
 
 def _curve(where: str, entry: dict[str, Any]) -> Curve:
-    curve: Curve = _build(Curve, entry, f"{where}: curve {entry.get('model')!r}")
-    if not 0 < curve.target_nats_per_char < curve.baseline_nats_per_char:
-        raise AssignmentError(f"{where}: the target of curve {curve.model!r} should lie between 0 and its baseline.")
+    """A curve that is complete, from no points to all, and along which a better model never has fewer points."""
+    name = f"{where}: curve {entry.get('model')!r}"
+    knots: Any = entry.get("credit")
+    is_list = isinstance(knots, list) and len(knots) > 1
+    if not is_list or not all(isinstance(knot, list) and len(knot) == 2 for knot in knots):
+        raise AssignmentError(f"{name}: `credit` should list two or more pairs [nats/char, points].")
+    if not all(type(number) in (int, float) and math.isfinite(number) for knot in knots for number in knot):
+        raise AssignmentError(f"{name}: `credit` holds something that is no number: {knots}.")
+    credit = tuple((float(nats), float(points)) for nats, points in knots)
+    for (nats, points), (lower, more) in itertools.pairwise(credit):
+        if lower >= nats or more < points:
+            raise AssignmentError(
+                f"{name}: from [{nats:g}, {points:g}] to [{lower:g}, {more:g}] the nats/char should fall and the "
+                "points should not."
+            )
+    if credit[0][1] != 0 or credit[-1][1] <= 0:
+        raise AssignmentError(f"{name}: `credit` should begin with 0 points and end with all that there are.")
+    curve: Curve = _build(Curve, {"relative_to": "", **entry, "credit": credit}, name)
     return curve
+
+
+def _refuse_unlike(path: Path, profiles: tuple[Profile, ...]) -> None:
+    """Every profile that gives credit gives it for the same models, and as much: what a homework is worth is one."""
+    graded = [profile for profile in profiles if profile.curves]
+    worth = [{curve.model: curve.points for curve in profile.curves} for profile in graded]
+    for profile, one in zip(graded[1:], worth[1:], strict=True):
+        for model in sorted({*one, *worth[0]}):
+            if one.get(model) != worth[0].get(model):
+                raise AssignmentError(
+                    f"{path}: the curve of {model!r} ends with {one.get(model, 'no')} points in profile "
+                    f"{profile.name!r} and with {worth[0].get(model, 'no')} in {graded[0].name!r}; they should agree."
+                )
 
 
 def _build(kind: Any, values: dict[str, Any], where: str) -> Any:

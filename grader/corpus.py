@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import io
+import itertools
 import logging
 import os
 import re
@@ -29,6 +30,7 @@ from grader.types import Split
 MAX_DOWNLOAD_BYTES = 64 * 2**20
 NETWORK_TIMEOUT_S = 60.0
 PIP_TIMEOUT_S = 300.0
+WORKS_SHARE = 4  # of test and of held-out text, one part in so many is from works that are set aside whole
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ class Corpus:
     text: str
     sha256: str  # of the text in UTF-8
     verified: bool = True  # False: not the text that the registry pins, or the registry pins none
+    works: tuple[str, ...] = ()  # which make up the text, a space between them; none: it is not known
 
 
 def normalise(text: str) -> str:
@@ -95,7 +98,7 @@ def load_corpus(name: str, *, source: str | None = None, registry: Path | None =
 def _corpus(entry: CorpusEntry, text: str) -> Corpus:
     digest = text_sha256(text)
     if digest == entry.sha256:
-        return Corpus(name=entry.name, text=text, sha256=digest)
+        return Corpus(name=entry.name, text=text, sha256=digest, works=_works(entry, text))
     if len(text) < 0.9 * entry.characters:  # another edition differs by less
         raise CorpusUnavailable(
             f"Corpus '{entry.name}' is truncated, or another text: it has {len(text):,} characters after "
@@ -104,6 +107,17 @@ def _corpus(entry: CorpusEntry, text: str) -> Corpus:
     expected = f"the registry expects {entry.sha256}" if entry.sha256 else "the registry pins none"
     log.warning("Corpus '%s' has sha256 %s after normalisation; %s.", entry.name, digest, expected)
     return Corpus(name=entry.name, text=text, sha256=digest, verified=False)
+
+
+def _works(entry: CorpusEntry, text: str) -> tuple[str, ...]:
+    """The works of which the registry says how long they are. Raises AssignmentError if that cannot be."""
+    ends = list(itertools.accumulate(size + 1 for size in entry.works))
+    if ends and (ends[-1] != len(text) + 1 or any(text[end - 1] != " " for end in ends[:-1])):
+        raise AssignmentError(
+            f"Corpus '{entry.name}': the lengths under `works` do not cut its {len(text):,} characters at spaces; "
+            "correct the registry."
+        )
+    return tuple(text[begin : end - 1] for begin, end in zip([0, *ends], ends, strict=False))
 
 
 def _fetch(entry: CorpusEntry, source: str | None) -> str:
@@ -296,16 +310,23 @@ def cut_blocks(text: str, block_chars: int) -> list[str]:
     return [*blocks, text[start:]]
 
 
+def _drawn(count: int, key: str) -> list[int]:
+    """The numbers below `count` in an order that depends on the key alone.
+
+    It is that of sha256(key, index), not that of `random.shuffle`, which a Python may change: a regrade years later
+    must draw the same text.
+    """
+    return sorted(range(count), key=lambda i: hashlib.sha256(f"{key}:{i}".encode()).digest())
+
+
 def assign_blocks(blocks: Sequence[str], key: str, sizes: Sequence[int | None]) -> list[tuple[int, ...]]:
     """The indices, ascending, of the blocks that each part gets: disjoint, and drawn alike for every part.
 
-    Parts take the next blocks of one order until they have their size in characters; None takes all the
-    rest. The order is that of sha256(key, index), not that of `random.shuffle`, which a Python may change:
-    a regrade years later must draw the same text.
+    Parts take the next blocks of one order until they have their size in characters; None takes all the rest.
 
     Raises ValueError if there are too few blocks.
     """
-    order = iter(sorted(range(len(blocks)), key=lambda i: hashlib.sha256(f"{key}:{i}".encode()).digest()))
+    order = iter(_drawn(len(blocks), key))
     parts = []
     for size in sizes:
         part: list[int] = []
@@ -322,6 +343,22 @@ def assign_blocks(blocks: Sequence[str], key: str, sizes: Sequence[int | None]) 
     return parts
 
 
+def middle_of(works: Sequence[str], size: int) -> str:
+    """About `size` characters in whole words: as many from the middle of each work.
+
+    Raises ValueError if a work is too short.
+    """
+    passages = []
+    for work in works if size else ():
+        share = size // len(works)
+        begin = work.find(" ", (len(work) - share) // 2) + 1
+        if not 0 < begin <= len(work) - share:
+            raise ValueError("a work is too short")
+        end = work.find(" ", begin + share)
+        passages.append(work[begin:] if end < 0 else work[begin:end])
+    return " ".join(passages)
+
+
 def split_corpus(
     corpus: Corpus,
     *,
@@ -329,37 +366,54 @@ def split_corpus(
     train_chars: int | None,
     test_chars: int,
     held_out_chars: int,
+    works: int = 0,
     block_chars: int = 2000,
 ) -> Split:
     """Draws train, test and held-out text: a pure function of the text, the seed and the sizes.
 
-    Each part is made of whole blocks of the corpus in the order of the text, and ends at the first word
-    that gives it its size; no block is in two parts. `Split.sha256` is published with the grades, and the
-    text is public: a seed that can be guessed can be found by trying, so draw it from 128 random bits.
+    So many `works` are set aside whole for held-out text, and as many others for test text: a quarter of these texts
+    is from the middle of works of which nothing is in any other part. All else is made of blocks of the other works,
+    in the order of the text, up to the first word that gives a part its size; no block is in two parts. A corpus of
+    which nobody said where its works begin has blocks only.
+
+    `Split.sha256` is published with the grades, and the text is public: a seed that can be guessed can be found by
+    trying, so it should be drawn from 128 random bits, as `grader init` does.
 
     Raises AssignmentError if the corpus is too small, or if a symbol of test or held-out is not in train.
     """
     sizes = {"held_out": held_out_chars, "test": test_chars, "train": train_chars}
-    if block_chars < 1 or held_out_chars < 0 or test_chars < 0 or (train_chars is not None and train_chars < 1):
-        raise AssignmentError(f"The sizes of a split must be positive, not {sizes}, block_chars {block_chars}.")
-    identity = ["split-v1", corpus.sha256, str(seed), *map(str, sizes.values()), str(block_chars)]
+    if block_chars < 1 or min(held_out_chars, test_chars, works) < 0 or (train_chars is not None and train_chars < 1):
+        raise AssignmentError(
+            f"The sizes of a split must be positive, not {sizes}, block_chars {block_chars}, works {works}."
+        )
+    works = works if corpus.works else 0
+    identity = ["split-v2", corpus.sha256, str(seed), *map(str, sizes.values()), str(works), str(block_chars)]
     key = text_sha256("\n".join(identity))
-    blocks = cut_blocks(corpus.text, block_chars)
+    order = _drawn(len(corpus.works), f"{key}:work")
+    aside = {"held_out": order[:works], "test": order[works : 2 * works], "train": []}
+    rest = " ".join(corpus.works[i] for i in sorted(order[2 * works :])) if works else corpus.text
+    blocks = cut_blocks(rest, block_chars)
     try:
-        assigned = assign_blocks(blocks, key, list(sizes.values()))
+        passages = {
+            part: middle_of([corpus.works[i] for i in which], (sizes[part] or 0) // WORKS_SHARE)
+            for part, which in aside.items()
+        }
+        wanted = [size if size is None else max(0, size - len(passages[part])) for part, size in sizes.items()]
+        assigned = assign_blocks(blocks, key, wanted)
     except ValueError as error:
         raise AssignmentError(
-            f"Corpus '{corpus.name}' is too small for the split: it has {len(corpus.text):,} characters in "
-            f"blocks of {block_chars:,}, and the profile asks for {sizes}; lower the sizes."
+            f"Corpus '{corpus.name}' is too small for the split ({error}): it has {len(corpus.text):,} characters in "
+            f"{len(corpus.works) or 'no'} works, {works} set aside for each text, and blocks of {block_chars:,}; the "
+            f"profile asks for {sizes}; lower the sizes."
         ) from error
     texts = {}
-    for (part, size), indices in zip(sizes.items(), assigned, strict=True):
+    for (part, passage), size, indices in zip(passages.items(), wanted, assigned, strict=True):
         joined = " ".join(blocks[i] for i in indices)
         end = -1 if size is None else joined.find(" ", size)
-        texts[part] = joined if end < 0 else joined[:end]
+        texts[part] = " ".join(filter(None, (joined if end < 0 else joined[:end], passage)))
     if unseen := set(texts["test"] + texts["held_out"]) - set(texts["train"]):
         raise AssignmentError(
             f"The train text of this split of '{corpus.name}' lacks {sorted(unseen)}, which test or held-out "
             "text has; raise train_chars or choose another seed."
         )
-    return Split(**texts, sha256=key)
+    return Split(**texts, sha256=key, works_chars=(len(passages["held_out"]), len(passages["test"])))

@@ -13,7 +13,6 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from grader.gradebook import best_score
 from grader.marks import UNMARKED, MarkedItem, Marking, Standing
 from grader.render import decimals, no_formula, one_line, perplexity, plain
 from grader.render import points as points_text
-from grader.types import Check, Grade, Outcome, PerplexityScore
+from grader.types import Check, Grade, Outcome, PerplexityScore, Person
 
 GRADES_COLUMNS = (
     *("assignment", "duedate", "timestamp", "student_id", "last_name", "first_name", "email"),
@@ -36,17 +35,6 @@ MOODLE_COLUMNS = (
     *("Grade can be changed", "Last modified (submission)", "Last modified (grade)", "Feedback comments"),
 )
 _OUTPUT_LIMIT = 10_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Person:
-    """What the roster of a course knows of a student and grades do not; all of it may be empty."""
-
-    last_name: str = ""
-    first_name: str = ""
-    email: str = ""
-    section: str = ""
-    lms_id: str = ""  # Canvas's ID, or Moodle's `Participant 123`
 
 
 NOBODY = Person()

@@ -10,7 +10,7 @@ import re
 import stat
 import zoneinfo
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from grader.errors import InfrastructureError, SubmissionError, UsageError
-from grader.types import Submission
+from grader.types import Grade, Status, Submission
 from grader.unzip import MAX_FILE_BYTES, WRAPPERS, is_ignored, unzip
 
 METADATA = "submission_metadata.yml"  # Gradescope's
@@ -78,6 +78,16 @@ def collect(path: Path, work: Path, exclude: Path | None = None) -> list[Submiss
     if not any(submission.path for submission in submissions):
         raise UsageError(f"There is no submission in {path}: no notebook, and no folder of a student with a file.")
     return sorted(submissions, key=lambda submission: submission.student_id)
+
+
+def absent(roster: Iterable[str], collected: Sequence[Submission], grades: Iterable[Grade]) -> list[Submission]:
+    """Who is on the roster and handed in nothing, now or before; whoever handed in is warned about if not on it."""
+    students = set(roster)
+    here = {submission.student_id for submission in collected}
+    for stranger in sorted(here - students) if students else ():
+        log.warning("%s is not on the roster, and is graded all the same.", _printable(stranger))
+    before = {grade.student_id for grade in grades if grade.status is not Status.MISSING}
+    return [_submission(student, None) for student in sorted(students - here - before)]
 
 
 def _all_below(folder: Path, files: list[_File]) -> bool:

@@ -39,16 +39,23 @@ SPLICE_ERRORS = 4.0  # standard errors by which a gap must be larger: false alar
 MINIMUM_GAP = 0.02  # nats/char; a smaller one is not worth a human's time
 
 
-def trained_on_test(score: PerplexityScore, yardstick: tuple[Array, Array], *, seed: int = 0) -> Flag | None:
+def trained_on_test(
+    score: PerplexityScore,
+    yardstick: tuple[Array, Array],
+    *,
+    alike: tuple[int | None, int | None] = (None, None),
+    seed: int = 0,
+) -> Flag | None:
     """A flag if test text is easier for the model than held-out text by more than chance explains.
 
-    `yardstick` holds the n-gram losses on the same held-out and test blocks. The p-value is that of a one-sided
-    permutation test on the difference of means, with a fixed seed.
+    `yardstick` holds the n-gram losses on the same held-out and test blocks, of which the first `alike` were drawn
+    alike (None: all): blocks of one work have much in common, and two works may differ. The p-value is that of a
+    one-sided permutation test on the difference of means, with a fixed seed.
     """
     if not score.block_nats or not score.test_block_nats:
         return None
-    held_out = np.array(score.block_nats) - yardstick[0]
-    test = np.array(score.test_block_nats) - yardstick[1]
+    held_out = (np.array(score.block_nats) - yardstick[0])[: alike[0]]
+    test = (np.array(score.test_block_nats) - yardstick[1])[: alike[1]]
     gap = float(held_out.mean() - test.mean())
     if gap < MINIMUM_GAP:
         return None

@@ -14,16 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from grader.corpus import write_whole
+from grader.curves import Panel, curves_html, panels
 from grader.errors import InfrastructureError, SubmissionError, UsageError
 from grader.export import gradescope_results, write_canvas_csv, write_grades_csv, write_moodle_csv, write_results
 from grader.feedback import feedback_html
 from grader.intake import read_submission
 from grader.leaderboard import Baseline, Row, leaderboard_csv, leaderboard_html, rows
 from grader.marks import Marking
+from grader.pipeline import Bench
 from grader.types import Assignment, Grade, Submission
 
 GRADEBOOK = "gradebook.sqlite"
 BASELINES = "baselines.json"
+CURVES = "curves.html"
 SUBMISSIONS = ".submissions"
 EXECUTED = ".executed"
 
@@ -86,9 +89,10 @@ def write_grades(out: Path, grades: Sequence[Grade], assignment: Assignment, mar
     its page. Raises InfrastructureError if the disk refuses.
     """
     name, possible = assignment.name, max((marking.of(grade).possible for grade in grades), default=0.0)
-    write_grades_csv(out / "grades.csv", grades, assignment=name, duedate=assignment.duedate, marking=marking)
-    write_canvas_csv(out / "canvas.csv", grades, assignment=name, max_score=possible, marking=marking)
-    write_moodle_csv(out / "moodle.csv", grades, marking=marking)
+    path, people, duedate = out / "grades.csv", assignment.roster, assignment.duedate
+    write_grades_csv(path, grades, assignment=name, duedate=duedate, marking=marking, people=people)
+    write_canvas_csv(out / "canvas.csv", grades, assignment=name, max_score=possible, marking=marking, people=people)
+    write_moodle_csv(out / "moodle.csv", grades, marking=marking, people=people)
     for grade in grades:
         results = gradescope_results(grade, assignment.checks, marking=marking)
         if not _page(out, grade).exists() or _read_json(_results_path(out, grade)) != results:
@@ -135,6 +139,13 @@ def board_rows(out: Path, grades: Sequence[Grade], assignment: Assignment, *, na
     except (ValueError, TypeError, KeyError):
         raise UsageError(f"{path} is damaged: delete it, and `grader grade` with -o {out} writes it again.") from None
     return rows(grades, lines, salt=str(assignment.seed), names=names)
+
+
+def write_curves(out: Path, bench: Bench, grades: Sequence[Grade]) -> list[Panel]:
+    """The credit curves of a profile, with the scores of those who were measured on the same texts, as a page."""
+    drawn = panels(bench.profile.curves, bench.yardsticks, [g for g in grades if g.data_sha256 == bench.split.sha256])
+    write_text(out / CURVES, curves_html(drawn, bench.assignment.title, bench.profile.name))
+    return drawn
 
 
 def write_text(path: Path, text: str) -> None:

@@ -269,10 +269,9 @@ def without_model(curve: Curve, outcome: Outcome, message: str) -> PerplexitySco
 
 
 def credit(curve: Curve, nats_per_char: float) -> float:
-    """Points, linear in nats/char: none at the baseline, all at the target; to a hundredth of a point."""
-    span = curve.baseline_nats_per_char - curve.target_nats_per_char
-    share = (curve.baseline_nats_per_char - nats_per_char) / span
-    return round(curve.points * min(1.0, max(0.0, share)), 2)
+    """Points by a curve whose nats/char are as they are, to a hundredth of a point."""
+    nats, points = zip(*reversed(curve.credit), strict=True)
+    return round(float(np.interp(nats_per_char, nats, points)), 2)
 
 
 def bootstrap_interval(blocks: Array) -> tuple[float, float]:

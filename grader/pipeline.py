@@ -16,15 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from grader import __version__
-from grader.baselines import BEST_NGRAM, TRIGRAM, baselines
+from grader.baselines import BEST_NGRAM, NAMES, TRIGRAM, Blocks, baselines
 from grader.checks import run_checks, scores_of_weights, without_session
 from grader.corpus import cache_folder, load_corpus, split_corpus
-from grader.errors import SubmissionError
+from grader.errors import AssignmentError, SubmissionError
 from grader.intake import read_submission
 from grader.integrity import (
     memorised,
@@ -40,6 +37,7 @@ from grader.sandbox.bridge import Session, Student, StudentError
 from grader.types import (
     Assignment,
     CheckResult,
+    Curve,
     Execution,
     Flag,
     Grade,
@@ -72,7 +70,7 @@ class Bench:
     assignment: Assignment
     profile: Profile
     split: Split
-    yardsticks: Mapping[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
+    yardsticks: Mapping[str, Blocks]
     tier: str
     private: tuple[str, ...]  # folders that no notebook may see, wherever they lie
 
@@ -118,10 +116,24 @@ def set_up(
         train_chars=profile.train_chars,
         test_chars=profile.test_chars,
         held_out_chars=profile.held_out_chars,
+        works=profile.works,
     )
+    for curve in profile.curves:
+        if curve.relative_to not in ("", *NAMES):
+            raise AssignmentError(
+                f"profile {profile.name!r}: curve {curve.model!r} is relative to {curve.relative_to!r}; "
+                f"the baselines are {', '.join(NAMES)}."
+            )
     yardsticks = baselines(split, profile.lanes) if profile.curves else {}
+    profile = dataclasses.replace(profile, curves=tuple(_placed(curve, yardsticks) for curve in profile.curves))
     closed = tuple(str(folder.resolve()) for folder in (Path(assignment.folder), cache_folder(), *private))
     return Bench(assignment=assignment, profile=profile, split=split, yardsticks=yardsticks, tier=tier, private=closed)
+
+
+def _placed(curve: Curve, yardsticks: Mapping[str, Blocks]) -> Curve:
+    """A curve in nats/char as they are on this split."""
+    origin = float(yardsticks[curve.relative_to][0].mean()) if curve.relative_to else 0.0
+    return dataclasses.replace(curve, relative_to="", credit=tuple((origin + x, y) for x, y in curve.credit))
 
 
 @dataclass(slots=True)
@@ -248,7 +260,10 @@ def _fill(work: _Work, bench: Bench) -> _Work:
 
 
 def _flags(scores: Mapping[str, PerplexityScore], bench: Bench) -> tuple[Flag, ...]:
-    found = [trained_on_test(score, bench.yardsticks[TRIGRAM]) for score in scores.values()]
+    split, lanes = bench.split, bench.profile.lanes
+    texts = zip((split.held_out, split.test), split.works_chars, strict=True)
+    drawn, given = ((len(text) - works_chars) // (len(text) // lanes) for text, works_chars in texts)
+    found = [trained_on_test(score, bench.yardsticks[TRIGRAM], alike=(drawn, given)) for score in scores.values()]
     found += [memorised(score, bench.yardsticks[BEST_NGRAM]) for score in scores.values()]
     found += [test(score) for score in scores.values() for test in (weights_disagree, reported_otherwise)]
     return tuple(flag for flag in found if flag)

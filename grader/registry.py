@@ -28,6 +28,7 @@ class CorpusEntry:
     folder: str = ""
     suffix: str = ""
     files: int = 0
+    works: tuple[int, ...] = ()  # characters of each work, in the order of the text; none: it is not known
 
 
 def default_registry() -> Path:
@@ -68,6 +69,7 @@ def _entry(name: str, fields: object, path: Path) -> CorpusEntry:
             characters=int(fields["characters"]),
             sha256=fields["sha256"],
             splits=dict(fields["splits"]),
+            works=tuple(int(size) for size in fields.get("works", ())),
             **fields["source"],
         )
     except (KeyError, TypeError, ValueError) as error:

@@ -64,12 +64,15 @@ class ManualItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """Credit for one model: piecewise linear in nats/char, 0 at `baseline`, all points at `target`."""
+    """Credit for one model: points by nats/char, linear between the knots and level beyond them."""
 
     model: str
-    points: float
-    baseline_nats_per_char: float
-    target_nats_per_char: float
+    relative_to: str  # the baseline of the same split that stands at 0 nats/char; empty: nats/char as they are
+    credit: tuple[tuple[float, float], ...]  # (nats/char, points): nats/char fall, points rise from 0
+
+    @property
+    def points(self) -> float:
+        return self.credit[-1][1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +100,20 @@ class Profile:
     held_out_chars: int
     time_budget_s: float  # what the notebook is told
     lanes: int  # sequences scored side by side
+    works: int  # of the corpus, set aside whole for test text, and as many for held-out text
     limits: Limits
     curves: tuple[Curve, ...]  # none in a student's copy: nothing is held out there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Person:
+    """What the roster of a course knows of a student and grades do not; all of it may be empty."""
+
+    last_name: str = ""
+    first_name: str = ""
+    email: str = ""
+    section: str = ""
+    lms_id: str = ""  # Canvas's ID, or Moodle's `Participant 123`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +133,8 @@ class Assignment:
     profiles: tuple[Profile, ...]
     sha256: str  # of every file that decides a grade
     manual: tuple[ManualItem, ...] = ()  # in a student's copy: none
+    has_secret: bool = False  # the seed is a course's own, and not the one that assignment.yaml shows to everybody
+    roster: Mapping[str, Person] = field(default_factory=dict)  # by student id; empty: whoever hands something in
 
     def profile(self, name: str) -> Profile:
         """The profile of that name; KeyError if there is none."""
@@ -132,6 +149,7 @@ class Split:
     test: str
     held_out: str
     sha256: str  # of (corpus sha256, seed, profile sizes): the identity of the draw
+    works_chars: tuple[int, int] = (0, 0)  # at the end of held-out and of test text, of works that were set aside whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

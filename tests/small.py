@@ -22,7 +22,7 @@ LIMITS = {
 
 def folder_with(tmp_path: Path, *, curves: bool = True, **changes: Any) -> Path:
     """A minimal assignment folder; a change of None takes the entry away. Without curves no model is scored."""
-    curve = {"model": "rnn", "points": 4, "baseline_nats_per_char": 2.8, "target_nats_per_char": 2.0}
+    curve = {"model": "rnn", "credit": [[2.8, 0], [2.0, 4]]}
     raw: dict[str, Any] = {
         "name": "hw",
         "title": "Homework",

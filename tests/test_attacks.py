@@ -238,7 +238,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory, tier: str) -> Bench:
         "held_out_chars": 2_000,
         "time_budget_s": 60,
         "lanes": 20,
-        "curves": [{"model": "rnn", "points": 4, "baseline_nats_per_char": 3.2, "target_nats_per_char": 2.0}],
+        "curves": [{"model": "rnn", "credit": [[3.2, 0], [2.0, 4]]}],
     }
     folder_with(folder, profiles=[profile], guest="checks/stubs.py")
     (folder / "checks" / "test_f.py").write_text(CHECK)

@@ -82,6 +82,38 @@ def test_a_class_is_graded_and_the_same_command_again_takes_what_it_has(course: 
     assert (course / "out" / "grades.csv").read_bytes() == before
 
 
+def test_who_handed_in_nothing_is_missing_until_something_comes(course: Path) -> None:
+    """The roster says who is in the course; a later batch without them takes nobody's grade away."""
+    (course / "assignment" / "roster.csv").write_text("student_id,last_name\nright,Riter\nlazy,Late\n")
+    subprocess.run(command(course, "out"), check=True, capture_output=True)
+    with (course / "out" / "grades.csv").open(newline="") as stream:
+        table = {row["student_id"]: row for row in csv.DictReader(stream)}
+    assert {name: row["status"] for name, row in table.items()} == {
+        "lazy": "missing",
+        "right": "graded",
+        "slow": "graded",
+        "wrong": "graded",
+    }
+    assert (table["lazy"]["last_name"], table["right"]["last_name"]) == ("Late", "Riter")
+    (course / "submitted" / "right").rename(course / "submitted" / "lazy")
+    done = subprocess.run(command(course, "out"), check=True, capture_output=True, text=True)
+    assert "slow is not on the roster" in done.stderr
+    with (course / "out" / "grades.csv").open(newline="") as stream:
+        status = {row["student_id"]: row["status"] for row in csv.DictReader(stream)}
+    assert (status["lazy"], status["right"]) == ("graded", "graded")
+
+
+def test_a_curve_that_is_relative_to_nothing_is_refused(course: Path) -> None:
+    """Before any text is read or model fitted."""
+    curve = {"model": "rnn", "relative_to": "tetragram", "credit": [[1, 0], [0, 4]]}
+    profile = {"name": "smoke", "train_chars": None, "test_chars": 100, "held_out_chars": 100}
+    profile |= {"time_budget_s": 60, "lanes": 4, "curves": [curve]}
+    folder_with(course / "assignment", corpus="time-machine", profiles=[profile])
+    done = subprocess.run(command(course, "out"), check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "relative to 'tetragram'; the baselines are uniform, unigram, trigram" in done.stderr
+
+
 def test_a_batch_killed_in_the_middle_ends_in_the_same_grades(course: Path) -> None:
     """SIGKILL to the coordinator leaves no process, loses no grade, and the same command finishes the work."""
     process = subprocess.Popen(command(course, "out", "--jobs", "1"), cwd=ROOT, stdout=subprocess.PIPE, text=True)

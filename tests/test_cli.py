@@ -38,6 +38,12 @@ def run_grader(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess
         (["leaderboard", "TMP/text"], 2, "TMP/text"),
         (["release", "--assignment", "nowhere"], 2, "nowhere"),
         (["data", "-o", "Makefile/x"], 3, "Makefile/x"),
+        (["init", "tests"], 2, "tests is not empty"),
+        (["init", "Makefile/x"], 2, "Makefile/x cannot be made"),
+        (["init", "TMP/x", "--assignment", "tests"], 2, "assignment.yaml"),
+        (["curve"], 2, "--output"),
+        (["curve", "-o", "TMP/x", "--assignment", "assignment"], 2, "no curves to draw"),
+        (["curve", "-o", "Makefile/x", "--profile", "smoke"], 2, "Makefile/x"),
         (["data", "-o", "TMP/x", "--corpus-file", "TMP/text"], 3, "truncated"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -53,7 +59,10 @@ def test_a_mistake_gets_one_sentence(tmp_path: Path, arguments: list[str], code:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", ["", "grade", "mark", "check", "leaderboard", "release", "data", "doctor", "bench"])
+COMMANDS = ["grade", "mark", "check", "leaderboard", "release", "data", "doctor", "bench", "init", "curve"]
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_every_command_explains_itself(command: str) -> None:
     """--help exits with 0 and says what the command does."""
     done = run_grader(*command.split(), "--help")
@@ -98,3 +107,23 @@ def test_data_for_working_at_home_is_another_draw_than_the_graded_one(tmp_path: 
         assert done.returncode == 0, done.stderr
     for name in ("train.txt", "test.txt"):
         assert (tmp_path / "home" / name).read_text() != (tmp_path / "graded" / name).read_text()
+
+
+def test_a_course_draws_texts_of_its_own(tmp_path: Path) -> None:
+    """`grader init` makes the folder; its draw is neither that of the reference nor that of another course."""
+    texts = {(ROOT / "reference").name: ""}
+    for name in ("one", "two"):
+        assert run_grader("init", str(tmp_path / name)).returncode == 0
+    for name in ("reference", str(tmp_path / "one"), str(tmp_path / "two")):
+        done = run_grader("data", "-o", str(tmp_path / "data"), "--assignment", name)
+        assert done.returncode == 0, done.stderr
+        texts[name] = (tmp_path / "data" / "test.txt").read_text()
+    assert len(set(texts.values())) == 3
+
+
+def test_curve_draws_what_a_score_is_worth(tmp_path: Path) -> None:
+    """Without a class too: an instructor looks at the curves before grading."""
+    done = run_grader("curve", "-o", str(tmp_path), "--profile", "smoke")
+    assert done.returncode == 0, done.stderr
+    assert "lstm2" in done.stdout
+    assert "credit for lstm2" in (tmp_path / "curves.html").read_text()

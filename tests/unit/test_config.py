@@ -68,13 +68,42 @@ def test_a_mistake_is_named(tmp_path: Path, changes: dict[str, Any], sentence: s
     assert "assignment.yaml" in str(caught.value)
 
 
-def test_a_curve_without_slope_is_refused(tmp_path: Path) -> None:
-    """A target above its baseline would give points for being worse."""
+@pytest.mark.parametrize(
+    ("credit", "problem"),
+    [
+        ([[2.0, 0], [2.8, 4]], "from \\[2, 0\\] to \\[2.8, 4\\] the nats/char should fall"),
+        ([[2.8, 0], [2.8, 4]], "the nats/char should fall"),
+        ([[2.8, 0], [2.0, 4], [1.9, 3]], "from \\[2, 4\\] to \\[1.9, 3\\] .* the points should not"),
+        ([[2.8, 1], [2.0, 4]], "begin with 0 points"),
+        ([[2.8, 0], [2.0, 0]], "end with all"),
+        ([[2.8, 0]], "two or more pairs"),
+        ([[2.8, 0], [2.0]], "two or more pairs"),
+        (None, "two or more pairs"),
+        ([[2.8, 0], [2.0, float("nan")]], "no number"),
+        ([[2.8, 0], [2.0, "4"]], "no number"),
+    ],
+    ids=str,
+)
+def test_a_curve_that_is_none_is_refused(tmp_path: Path, credit: Any, problem: str) -> None:
+    """It should be complete, from no points to all, and never give a better model fewer."""
     folder = folder_with(tmp_path)
     raw = yaml.safe_load((folder / "assignment.yaml").read_text())
-    raw["profiles"][0]["curves"][0]["target_nats_per_char"] = 3.0
+    raw["profiles"][0]["curves"][0]["credit"] = credit
     (folder / "assignment.yaml").write_text(yaml.safe_dump(raw))
-    with pytest.raises(AssignmentError, match="target of curve 'rnn'"):
+    with pytest.raises(AssignmentError, match=f"profile 'smoke': curve 'rnn'.*{problem}"):
+        load_assignment(folder)
+
+
+@pytest.mark.parametrize(
+    "other", [{"model": "gru", "credit": [[2, 0], [1, 4]]}, {"model": "rnn", "credit": [[2, 0], [1, 3]]}]
+)
+def test_profiles_that_give_other_points_are_refused(tmp_path: Path, other: dict[str, Any]) -> None:
+    """Who is graded on a GPU can have the same points for the same models as everybody."""
+    folder = folder_with(tmp_path)
+    raw = yaml.safe_load((folder / "assignment.yaml").read_text())
+    raw["profiles"].append({**raw["profiles"][0], "name": "gpu", "curves": [other]})
+    (folder / "assignment.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(AssignmentError, match=r"in profile 'gpu' and with .* in 'smoke'; they should agree"):
         load_assignment(folder)
 
 

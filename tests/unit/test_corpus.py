@@ -549,7 +549,52 @@ def test_corpus_too_small_for_the_profile_is_refused(sizes: dict[str, int]) -> N
         split_corpus(make_corpus(), seed=1, **{**SIZES, **sizes})
 
 
-@pytest.mark.parametrize("sizes", [{"test_chars": -1}, {"train_chars": 0}, {"block_chars": 0}])
+def in_works(count: int, num_words: int) -> Corpus:
+    """A corpus of works, each of them with words that tell by their first letter which it is."""
+    works = []
+    for i in range(count):
+        works.append(" ".join(chr(97 + i) + word for word in normalise(words(num_words, i)).split()))
+    text = " ".join(works)
+    return Corpus(name="made", text=text, sha256=text_sha256(text), works=tuple(works))
+
+
+def test_whole_works_are_set_aside() -> None:
+    """A quarter of test and of held-out text is of works of which no word is anywhere else."""
+    made = in_works(12, 900)
+    split = split_corpus(made, seed=3, works=2, train_chars=None, test_chars=3000, held_out_chars=2000, block_chars=200)
+    texts = {"train": split.train, "test": split.test, "held_out": split.held_out}
+    letters = {part: {word[0] for word in text.split()} for part, text in texts.items()}
+    for part, chars in (("held_out", split.works_chars[0]), ("test", split.works_chars[1])):
+        own = {word[0] for word in texts[part][-chars:].split()}
+        assert len(own) == 2
+        others = [letters[other] for other in texts if other != part] + [{w[0] for w in texts[part][:-chars].split()}]
+        assert not own & set.union(*others)
+        assert 0.24 < chars / len(texts[part]) < 0.27
+    assert [len(split.held_out) - 2000, len(split.test) - 3000] == pytest.approx([0, 0], abs=12)
+
+
+def test_a_corpus_without_known_works_is_drawn_in_blocks() -> None:
+    """Nobody said where they begin: the same draw as without."""
+    assert split_corpus(make_corpus(), seed=1, works=2, **SIZES) == split_corpus(make_corpus(), seed=1, **SIZES)
+
+
+def test_the_registry_knows_how_long_each_play_is() -> None:
+    """38 plays, a space between them, are the whole text; loading it verifies that they are cut at spaces."""
+    entry = read_registry()["shakespeare-plays"]
+    assert len(entry.works) == 38
+    assert sum(entry.works) + 37 == entry.characters
+
+
+def test_wrong_lengths_of_works_are_refused(registry: Path, text_file: Path) -> None:
+    """The registry says what to correct."""
+    raw = yaml.safe_load(registry.read_text())
+    raw["pinned"]["works"] = [3, 5]
+    registry.write_text(yaml.safe_dump(raw))
+    with pytest.raises(AssignmentError, match=r"do not cut its .* characters at spaces"):
+        load_corpus("pinned", source=str(text_file), registry=registry)
+
+
+@pytest.mark.parametrize("sizes", [{"test_chars": -1}, {"train_chars": 0}, {"block_chars": 0}, {"works": -1}])
 def test_sizes_that_make_no_sense_are_refused(sizes: dict[str, int]) -> None:
     """A negative or empty part is a mistake in the profile."""
     with pytest.raises(AssignmentError, match="must be positive"):

@@ -30,7 +30,7 @@ from grader.types import Curve, Outcome, Split
 
 V = len(ALPHABET)
 CALLS = itertools.count()
-CURVE = Curve(model="rnn", points=4.0, baseline_nats_per_char=2.8, target_nats_per_char=2.4)
+CURVE = Curve(model="rnn", relative_to="", credit=((2.8, 0.0), (2.4, 4.0)))
 
 
 class FakeStudent:
@@ -280,10 +280,13 @@ def test_log_softmax_is_stable() -> None:
     assert values[0, 0] == 0.0
 
 
-@pytest.mark.parametrize(("nats", "points"), [(3.0, 0.0), (2.8, 0.0), (2.6, 2.0), (2.4, 4.0), (1.2, 4.0)])
-def test_credit_is_linear_between_baseline_and_target(nats: float, points: float) -> None:
-    """No points at the baseline, all at the target, in proportion between, never more or less."""
-    assert credit(CURVE, nats) == pytest.approx(points)
+@pytest.mark.parametrize(
+    ("nats", "points"), [(3.0, 0.0), (2.8, 0.0), (2.6, 1.5), (2.4, 3.0), (2.2, 3.5), (2.0, 4.0), (1.2, 4.0)]
+)
+def test_credit_is_linear_between_knots(nats: float, points: float) -> None:
+    """No points at the first knot, all at the last, in proportion between two, never more or less."""
+    curve = dataclasses.replace(CURVE, credit=((2.8, 0.0), (2.4, 3.0), (2.0, 4.0)))
+    assert credit(curve, nats) == pytest.approx(points)
 
 
 def test_interval_covers_the_mean_and_repeats() -> None:
