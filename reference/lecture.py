@@ -46,7 +46,7 @@ TITLES = {
     "gluon": f"Gluon RNN({GLUON_UNITS})",
     "shorter": "sequential, carried on with shorter steps",
 }
-COLORS = {"random": "#c2571a", "sequential": "#1f5fa8", "gluon": "#3f8f4f"}
+COLORS = {"random": "#c2571a", "sequential": "#1f5fa8", "gluon": "#3f8f4f", "shorter": "#8a3fa0"}
 FILES = ("lecture.md", "lecture.svg", "perplexities.csv")
 NEAR = 20  # a perplexity that wobbles is summed up over this many epochs
 MAX_BYTES, NETWORK_TIMEOUT_S = 16 * 2**20, 60.0
@@ -60,7 +60,6 @@ class NoText(Exception):
 class Run:
     """What one training came to: a perplexity for each epoch, a gradient's norm for each mini-batch."""
 
-    name: str
     perplexities: list[float]
     norms: list[float]  # before clipping
     theta: float = THETA
@@ -163,7 +162,7 @@ def train(
         get_params = space["get_params"] if start is None else lambda: start.params
         network = (space["rnn"], get_params, space["init_rnn_state"], units)
         params, perplexities = space["train_and_predict_rnn"](*network, *data, name == "random", *how)
-    return Run(name=name, perplexities=perplexities, norms=norms, theta=theta, params=params)
+    return Run(perplexities=perplexities, norms=norms, theta=theta, params=params)
 
 
 @contextmanager
@@ -204,29 +203,29 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], rule, *lines[1:]))
 
 
-def compared(runs: Sequence[Run]) -> str:
+def compared(runs: Mapping[str, Run]) -> str:
     """A row for each epoch of which the lecture speaks, and for the last epoch of each run."""
     rows = []
-    for run in runs:
-        lecture = LECTURE.get(run.name, {})
+    for name, run in runs.items():
+        lecture = LECTURE.get(name, {})
         for epoch in sorted({*lecture, len(run.perplexities)}):
             if epoch <= len(run.perplexities):
                 near = run.near(epoch)
                 figures = [f"{x:.3f}" for x in (run.perplexities[epoch - 1], statistics.median(near))]
                 theirs = f"about {lecture[epoch]:g}" if epoch in lecture else "–"
-                rows.append((TITLES[run.name], str(epoch), *figures, f"{min(near):.3f} to {max(near):.3f}", theirs))
+                rows.append((TITLES[name], str(epoch), *figures, f"{min(near):.3f} to {max(near):.3f}", theirs))
     return table(("run", "epoch", "perplexity", f"median of {NEAR}", f"range of {NEAR}", "lecture"), rows)
 
 
-def steps(runs: Sequence[Run]) -> str:
+def steps(runs: Mapping[str, Run]) -> str:
     """How long the steps were over the last epochs of each run, and what that makes of the perplexity."""
     rows = []
-    for run in runs:
+    for name, run in runs.items():
         per_epoch = len(run.norms) // len(run.perplexities)
         norms, near = run.norms[-NEAR * per_epoch :], run.near(len(run.perplexities))
         rows.append(
             (
-                TITLES[run.name],
+                TITLES[name],
                 f"{statistics.median(norms):.3f}",
                 f"{run.theta:g}",
                 f"{100 * sum(norm > run.theta for norm in norms) / len(norms):.0f} %",
@@ -245,23 +244,25 @@ def verdict(runs: Mapping[str, Run]) -> str:
     return f"Sequential sampling {'beats' if ends['sequential'] < ends['random'] else 'does NOT beat'} random: {ours}."
 
 
-def plot(runs: Sequence[Run], path: Path) -> None:
-    """Every run's perplexity by epoch, with the lecture's figures as rings, as an SVG that needs no other file."""
+def plot(runs: Mapping[str, Run], path: Path) -> None:
+    """The perplexities by epoch, with the lecture's figures as rings, in an SVG that needs no other file."""
     import matplotlib
     from matplotlib.figure import Figure
 
     matplotlib.rcParams["svg.hashsalt"] = "lecture"  # the same picture from the same numbers
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    for run in runs:
-        color = COLORS[run.name]
-        axes.plot(range(1, len(run.perplexities) + 1), run.perplexities, color=color, lw=1.2, label=TITLES[run.name])
-        marks = {e: p for e, p in LECTURE.get(run.name, {}).items() if e <= len(run.perplexities)}
-        axes.plot(list(marks), list(marks.values()), "o", ms=9, mfc="white", mec=color, mew=2, zorder=3)
-    axes.plot([], [], "o", ms=9, mfc="white", mec="dimgray", mew=2, label="the lecture's figures")
+    ring = {"marker": "o", "ls": "", "ms": 10, "mfc": "none", "mew": 1.8}
+    for name, run in runs.items():
+        color, last = COLORS[name], len(run.perplexities)
+        before = len(runs["sequential"].perplexities) if name == "shorter" else 0
+        axes.plot(range(before + 1, before + last + 1), run.perplexities, color=color, lw=1.2, label=TITLES[name])
+        marks = {epoch: figure for epoch, figure in LECTURE.get(name, {}).items() if epoch <= last}
+        axes.plot(list(marks), list(marks.values()), mec=color, zorder=3, **ring)
+    axes.plot([], [], mec="dimgray", label="the lecture's figures", **ring)
     axes.set(xlabel="epoch", ylabel="training perplexity (logarithmic)", yscale="log")
-    low, high = axes.get_ylim()
-    ticks = [tick for tick in (1, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 40) if low <= tick <= high]
+    axes.set_ylim(bottom=1)
+    ticks = [tick for tick in (1, 1.2, 1.5, 2, 3, 5, 10, 20, 40) if tick <= axes.get_ylim()[1]]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.grid(axis="y", color="#dddddd", lw=0.8)
@@ -271,14 +272,14 @@ def plot(runs: Sequence[Run], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-def write(out: Path, runs: Sequence[Run], page: str) -> None:
+def write(out: Path, runs: Mapping[str, Run], page: str) -> None:
     """The page, the plot, and every epoch's perplexity."""
-    plot(runs[:3], out / "lecture.svg")
+    plot(runs, out / "lecture.svg")
     (out / "lecture.md").write_text(f"# The lecture, reproduced\n\n![](lecture.svg)\n\n{page}\n", encoding="utf-8")
     with (out / "perplexities.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(["epoch", *(run.name for run in runs)])
-        for epoch, values in enumerate(zip_longest(*(run.perplexities for run in runs)), 1):
+        rows.writerow(["epoch", *runs])
+        for epoch, values in enumerate(zip_longest(*(run.perplexities for run in runs.values())), 1):
             rows.writerow([epoch, *("" if value is None else f"{value:.6f}" for value in values)])
 
 
@@ -315,10 +316,11 @@ def main() -> int:
         if warning := doubt(text):
             print(warning, file=sys.stderr)
         runs = train_all(text, epochs=arguments.epochs, seed=arguments.seed)
-        parts = [compared(list(runs.values())[:3]), verdict(runs), steps(list(runs.values()))]
+        note = f"Median and range are of the {NEAR} epochs up to the one that is named."
+        parts = [compared(runs), note, verdict(runs), steps(runs)]
         page = "\n\n".join([*([warning] if warning else []), *parts])
         print(f"\n{page}\n")
-        write(arguments.out, list(runs.values()), page)
+        write(arguments.out, runs, page)
         print(f"Written: {', '.join(str(arguments.out / name) for name in FILES)}")
     except NoText as error:
         print(error, file=sys.stderr)

@@ -29,9 +29,9 @@ def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
-def run(name: str, *perplexities: float) -> lecture.Run:
+def run(*perplexities: float) -> lecture.Run:
     """A training that came to these perplexities, two mini-batches to an epoch."""
-    return lecture.Run(name=name, perplexities=list(perplexities), norms=[0.02, 0.004] * len(perplexities))
+    return lecture.Run(perplexities=list(perplexities), norms=[0.02, 0.004] * len(perplexities))
 
 
 # ---------------------------------------------------------------- the text
@@ -104,7 +104,7 @@ def test_from_the_text_to_the_page(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("This is not the lecture's text")
     assert done.stderr.count("\n") == 1
-    compared = done.stdout[done.stdout.index("| run ") : done.stdout.index("Sequential sampling")]
+    compared = done.stdout[done.stdout.index("| run ") : done.stdout.index("Median and range")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in compared.split("\n")[2:5]]
     assert [(row[0], row[1]) for row in rows] == [
         ("from scratch, random sampling", "5"),
@@ -165,24 +165,24 @@ def test_a_text_too_short_or_not_text_is_refused(tmp_path: Path) -> None:
 def test_the_lectures_figures_stand_at_its_epochs_only() -> None:
     """500 epochs are compared at 350, 358 and 500; a run that ends before is compared with nothing."""
     curve = [float(epoch) for epoch in range(1, 501)]
-    rows = [line.split("|")[1:-1] for line in lecture.compared([run("random", *curve)]).split("\n")[2:]]
+    rows = [line.split("|")[1:-1] for line in lecture.compared({"random": run(*curve)}).split("\n")[2:]]
     assert [[cell.strip() for cell in row[1:]] for row in rows] == [
         ["350", "350.000", "340.500", "331.000 to 350.000", "about 1.5"],
         ["500", "500.000", "490.500", "481.000 to 500.000", "about 1.37"],
     ]
-    short = lecture.compared([run("sequential", *curve[:357])])
+    short = lecture.compared({"sequential": run(*curve[:357])})
     assert "357.000" in short
     assert "about" not in short
 
 
 def test_the_verdict_follows_the_numbers() -> None:
     """Sequential beats random where its last epochs are lower, and not otherwise; one spike decides nothing."""
-    low, high = run("a", *[1.2] * 40, 9.0), run("b", *[1.4] * 40, 1.0)
+    low, high = run(*[1.2] * 40, 9.0), run(*[1.4] * 40, 1.0)
     assert "sampling beats random: 1.200 against 1.400" in lecture.verdict({"sequential": low, "random": high})
     assert "does NOT beat random: 1.400 against 1.200" in lecture.verdict({"sequential": high, "random": low})
 
 
 def test_a_clipped_step_has_the_length_of_rate_times_theta() -> None:
     """Half of the gradients are longer than 0.01 and make a step of 1, the others a shorter one."""
-    row = lecture.steps([run("random", *[2.0] * 30)]).split("\n")[2].split("|")
+    row = lecture.steps({"random": run(*[2.0] * 30)}).split("\n")[2].split("|")
     assert [cell.strip() for cell in row[2:6]] == ["0.012", "0.01", "50 %", "0.70"]
