@@ -233,15 +233,18 @@ def steps(runs: Mapping[str, Run]) -> str:
                 f"{min(near):.3f} to {max(near):.3f}",
             )
         )
-    header = ("run", "gradient's norm", "clipped at", "clipped", "step's length", f"perplexity, last {NEAR} epochs")
+    header = ("run", "gradient's norm", "clipped at", "clipped", "step's length", f"perplexity of {NEAR}")
     return table(header, rows)
 
 
 def verdict(runs: Mapping[str, Run]) -> str:
-    """Whether sequential sampling beats random sampling, in a sentence."""
-    ends = {name: statistics.median(run.near(len(run.perplexities))) for name, run in runs.items()}
-    ours = f"{ends['sequential']:.3f} against {ends['random']:.3f}, medians of the last {NEAR} epochs"
-    return f"Sequential sampling {'beats' if ends['sequential'] < ends['random'] else 'does NOT beat'} random: {ours}."
+    """Whether sequential sampling beats random sampling at the end, in a sentence."""
+    epochs = len(runs["sequential"].perplexities)
+    ours, other = (statistics.median(runs[name].near(epochs)) for name in ("sequential", "random"))
+    return (
+        f"After {epochs} epochs sequential sampling {'beats' if ours < other else 'does NOT beat'} random: "
+        f"{ours:.3f} against {other:.3f} (medians)."
+    )
 
 
 def plot(runs: Mapping[str, Run], path: Path) -> None:
@@ -316,7 +319,7 @@ def main() -> int:
         if warning := doubt(text):
             print(warning, file=sys.stderr)
         runs = train_all(text, epochs=arguments.epochs, seed=arguments.seed)
-        note = f"Median and range are of the {NEAR} epochs up to the one that is named."
+        note = f"“Of {NEAR}”: of the {NEAR} epochs up to the one that is named, or the last {NEAR}."
         parts = [compared(runs), note, verdict(runs), steps(runs)]
         page = "\n\n".join([*([warning] if warning else []), *parts])
         print(f"\n{page}\n")

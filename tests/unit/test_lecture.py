@@ -104,7 +104,7 @@ def test_from_the_text_to_the_page(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("This is not the lecture's text")
     assert done.stderr.count("\n") == 1
-    compared = done.stdout[done.stdout.index("| run ") : done.stdout.index("Median and range")]
+    compared = done.stdout[done.stdout.index("| run ") : done.stdout.index("“Of 20”")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in compared.split("\n")[2:5]]
     assert [(row[0], row[1]) for row in rows] == [
         ("from scratch, random sampling", "5"),
