@@ -5,7 +5,7 @@ BIN := .venv/bin
 DEMO := out/demo
 JOBS ?= 2
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test lint lecture setup clean
 
 demo: setup
 	@rm -rf $(DEMO)
@@ -21,6 +21,10 @@ lint: setup
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/grader release --check
+
+# make lecture TEXT=timemachine.txt EPOCHS=20: the lecture's networks, from a copy of its text, for a while only
+lecture: setup
+	@$(BIN)/python -m reference.lecture $(if $(TEXT),--text "$(TEXT)") $(if $(EPOCHS),--epochs "$(EPOCHS)")
 
 setup: .venv/.ready .venv/.system
 
