@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from grader import __version__
-from grader.baselines import BEST_NGRAM, TRIGRAM, baselines
+from grader.baselines import BEST_NGRAM, NGRAMS, baselines
 from grader.checks import run_checks, scores_of_weights, without_session
 from grader.corpus import cache_folder, load_corpus, split_corpus
 from grader.errors import SubmissionError
@@ -248,7 +248,9 @@ def _fill(work: _Work, bench: Bench) -> _Work:
 
 
 def _flags(scores: Mapping[str, PerplexityScore], bench: Bench) -> tuple[Flag, ...]:
-    found = [trained_on_test(score, bench.yardsticks[TRIGRAM]) for score in scores.values()]
+    ngrams, lanes = [bench.yardsticks[name] for name in NGRAMS], bench.profile.lanes
+    lane_chars = len(bench.split.held_out) // lanes, len(bench.split.test) // lanes
+    found = [trained_on_test(score, ngrams, lane_chars) for score in scores.values()]
     found += [memorised(score, bench.yardsticks[BEST_NGRAM]) for score in scores.values()]
     found += [test(score) for score in scores.values() for test in (weights_disagree, reported_otherwise)]
     return tuple(flag for flag in found if flag)
