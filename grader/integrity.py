@@ -11,6 +11,8 @@ The same flag is raised for a model that is better on held-out text than on test
 WEIGHTS_DISAGREE: where the parameters of a model can be read, the grader computes from them what the model should have
 answered to text it was scored on. A table behind the face of a network answers otherwise.
 
+WEIGHTS_UNKNOWN: they cannot be read, and the model is better than the homework's networks become.
+
 REPORTED_OTHERWISE: the perplexity on the test text that the notebook itself reports, against the one measured here.
 """
 
@@ -36,9 +38,13 @@ LANE_START_NATS = 8.0  # of a lane, for the state that begins anew; up to 5.2 wh
 HARDLY_LEARNT = 2.4  # nats/char, about what pairs of letters tell; of those below, none lost more than 0.7
 LARGEST_NATS = 700.0  # of which the perplexity is a number
 LARGEST_HONEST_SPLICE_GAP = 0.09  # nats/char; a 9-gram loses as much (`python -m tests.splices`)
+WORSE_MODEL = 0.1  # of what a model is worse than the 7-gram, its gap must be smaller by this,
+LARGEST_POOR_SPLICE_GAP = 0.05  # down to here: the less a model knows of the language, the less it has to lose
 MOST_WEIGHTS = 2_000_000  # what they compute is computed here, outside every limit of the sandbox
 SAME_ANSWER = 0.02  # total variation; float32, TF32 and float16 stay below
-BEST_HONEST_GAIN = 0.2  # nats/char, on a Kneser-Ney 7-gram
+BEST_HONEST_GAIN = 0.1  # nats/char, on a Kneser-Ney 7-gram; PPMd, which learns as it reads, gains up to 0.07
+AS_GOOD = 0.1  # nats/char worse than that 7-gram; the homework's networks stay further away
+EASY_BLOCK = 0.3  # nats/char by which no block is easier than n-grams explain; of honest models, up to 0.12
 MINIMUM_GAP = 0.02  # nats/char; a smaller one is not worth a human's time
 
 
@@ -54,15 +60,21 @@ def trained_on_test(
     """
     if not score.block_nats or not score.test_block_nats:
         return None
-    n = len(score.block_nats)
-    nats = np.array([*score.block_nats, *score.test_block_nats])
-    known = np.stack([np.ones(len(nats)), *(np.concatenate(one) for one in yardsticks)], axis=1)
-    left = nats - known @ np.linalg.lstsq(known, nats, rcond=None)[0]
-    gap = float(left[:n].mean() - left[n:].mean())
+    left = relative_losses(score, yardsticks)
+    held_out, test = (_blocks(part, chars) for part, chars in zip(left, lane_chars, strict=True))
+    for where, blocks, kind in (("held-out", held_out, "MEMORISED"), ("test", test, "TRAINED_ON_TEST")):
+        easiest = float((blocks[0] / blocks[1]).min())
+        if easiest < -EASY_BLOCK:
+            evidence = (
+                f"a block of {where} text is {-easiest:.2f} nats/char easier for it than n-grams of the training text "
+                f"explain; for other models no block is by {EASY_BLOCK}"
+            )
+            return Flag(kind=kind, model=score.model, evidence=evidence)
+    gap = float(left[0].mean() - left[1].mean())
     if abs(gap) < MINIMUM_GAP:
         return None
-    held_out, test = (_block_sums(part, chars) for part, chars in zip((left[:n], left[n:]), lane_chars, strict=True))
-    p_value = permutation_p_value(held_out, test, seed) if gap > 0 else permutation_p_value(test, held_out, seed)
+    larger, smaller = (held_out, test) if gap > 0 else (test, held_out)
+    p_value = permutation_p_value(larger[0], smaller[0], seed)
     if p_value > P_VALUE:
         return None
     easier, harder = ("the test text", "held-out text") if gap > 0 else ("held-out text", "the test text")
@@ -73,10 +85,23 @@ def trained_on_test(
     return Flag(kind="TRAINED_ON_TEST" if gap > 0 else "MEMORISED", model=score.model, evidence=evidence)
 
 
-def _block_sums(lanes: Array, lane_chars: int) -> Array:
-    """The sums of what lies in each block of the corpus; a lane counts where its middle is."""
-    middles = (np.arange(len(lanes)) + 0.5) * lane_chars
-    return np.bincount((middles // BLOCK_CHARS).astype(int), weights=lanes * lane_chars)
+def relative_losses(score: PerplexityScore, yardsticks: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """What no n-gram explains of the losses on the lanes of held-out and of test text; over all, its mean is zero."""
+    nats = np.array([*score.block_nats, *score.test_block_nats])
+    known = np.stack([np.ones(len(nats)), *(np.concatenate(one) for one in yardsticks)], axis=1)
+    left = nats - known @ np.linalg.lstsq(known, nats, rcond=None)[0]
+    return left[: len(score.block_nats)], left[len(score.block_nats) :]
+
+
+def _blocks(lanes: Array, lane_chars: int) -> Array:
+    """The sum of what lies in each block of the corpus, and of how many characters [2, blocks].
+
+    A lane counts where its middle is.
+    """
+    block = ((np.arange(len(lanes)) + 0.5) * lane_chars // BLOCK_CHARS).astype(int)
+    block = np.unique(block, return_inverse=True)[1]
+    chars = np.full(len(lanes), lane_chars)
+    return np.stack([np.bincount(block, weights=lanes * chars), np.bincount(block, weights=chars)])
 
 
 def memorised(score: PerplexityScore, best_ngram: tuple[Array, Array]) -> Flag | None:
@@ -94,13 +119,16 @@ def memorised(score: PerplexityScore, best_ngram: tuple[Array, Array]) -> Flag |
     if score.splice_gap is None or score.splice_gap_error is None:
         return None
     margin = SPLICE_ERRORS * score.splice_gap_error
+    worse = (score.nats_per_char or 0.0) - ngram
+    largest = LARGEST_HONEST_SPLICE_GAP - WORSE_MODEL * max(0.0, worse)
+    largest = max(largest, LARGEST_POOR_SPLICE_GAP)
     is_easier = score.splice_gap + margin < SMALLEST_HONEST_SPLICE_GAP
-    if not is_easier and score.splice_gap - margin <= LARGEST_HONEST_SPLICE_GAP:
+    if not is_easier and score.splice_gap - margin <= largest:
         return None
     evidence = (
         f"{score.splice_gap:.3f} ± {score.splice_gap_error:.3f} nats/char worse when held-out text is cut up and "
-        f"shuffled; a model that does not know the text loses from {SMALLEST_HONEST_SPLICE_GAP} to "
-        f"{LARGEST_HONEST_SPLICE_GAP}"
+        f"shuffled; a model that does not know the text, and is as good, loses from {SMALLEST_HONEST_SPLICE_GAP} to "
+        f"{largest:.2f}"
     )
     return Flag(kind="MEMORISED", model=score.model, evidence=evidence)
 
@@ -114,6 +142,21 @@ def weights_disagree(score: PerplexityScore) -> Flag | None:
         f"scored: up to {score.weights_distance:.2f} apart (total variation)"
     )
     return Flag(kind="WEIGHTS_DISAGREE", model=score.model, evidence=evidence)
+
+
+def weights_unknown(score: PerplexityScore, best_ngram: tuple[Array, Array]) -> Flag | None:
+    """A flag if nobody can say what a model computes, and it is as good as an n-gram of all training text.
+
+    To have weights that cannot be read is no offence, but it must not be a way around being compared with them.
+    """
+    ngram = float(best_ngram[0].mean())
+    if score.nats_per_char is None or score.weights_distance is not None or score.nats_per_char >= ngram + AS_GOOD:
+        return None
+    evidence = (
+        f"its weights cannot be read as those of the network that it should be, and it has {score.nats_per_char:.3f} "
+        f"nats/char on held-out text, where an n-gram model of all training text has {ngram:.3f}"
+    )
+    return Flag(kind="WEIGHTS_UNKNOWN", model=score.model, evidence=evidence)
 
 
 def weights_distance(

@@ -33,6 +33,7 @@ from grader.integrity import (
     trained_on_test,
     weights_disagree,
     weights_distance,
+    weights_unknown,
 )
 from grader.notebook import parse_submission, to_json
 from grader.perplexity import score_models, without_model
@@ -253,6 +254,8 @@ def _flags(scores: Mapping[str, PerplexityScore], bench: Bench) -> tuple[Flag, .
     found = [trained_on_test(score, ngrams, lane_chars) for score in scores.values()]
     found += [memorised(score, bench.yardsticks[BEST_NGRAM]) for score in scores.values()]
     found += [test(score) for score in scores.values() for test in (weights_disagree, reported_otherwise)]
+    if bench.assignment.weights:
+        found += [weights_unknown(score, bench.yardsticks[BEST_NGRAM]) for score in scores.values()]
     return tuple(flag for flag in found if flag)
 
 

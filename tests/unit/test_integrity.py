@@ -16,6 +16,7 @@ from grader.integrity import (
     trained_on_test,
     weights_disagree,
     weights_distance,
+    weights_unknown,
 )
 from grader.perplexity import Reading
 from grader.sandbox.bridge import StudentError
@@ -37,13 +38,13 @@ def score(held_out: np.ndarray, test: np.ndarray) -> PerplexityScore:
 LANES, LANE_CHARS = 200, (250, 250)  # eight lanes in each of 25 blocks
 
 
-def lanes_and_yardstick(rng: np.random.Generator, spread: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
+def lanes_and_yardstick(rng: np.random.Generator, spread: float = 0.06) -> tuple[np.ndarray, np.ndarray]:
     """What a model loses on the lanes of held-out and test text [2, 200], and what an n-gram does.
 
     Lanes differ, and so do blocks: in how hard they are for both, and in how much the n-gram lacks there.
     """
     hard = rng.normal(2.0, 0.1, (2, LANES)) + np.repeat(rng.normal(0, 0.1, (2, 25)), 8, axis=1)
-    return hard + rng.normal(0, 0.05, (2, LANES)) + np.repeat(rng.normal(0, spread, (2, 25)), 8, axis=1), hard
+    return hard + rng.normal(0, 0.03, (2, LANES)) + np.repeat(rng.normal(0, spread, (2, 25)), 8, axis=1), hard
 
 
 def asked_for_flag(nats: np.ndarray, hard: np.ndarray) -> Flag | None:
@@ -65,7 +66,7 @@ def test_a_model_that_saw_one_of_the_texts_is_flagged_with_its_p_value(saw: int,
 def test_honest_models_are_not_flagged() -> None:
     """In 100 honest draws of blocks that differ by more than their lanes show, there is no flag.
 
-    If lanes were relabelled one by one, as if each had been drawn, one in eight of these would have one.
+    If lanes were relabelled one by one, as if each had been drawn, one in nine of these would have one.
     """
     rng = np.random.default_rng(1)
     assert [asked_for_flag(*lanes_and_yardstick(rng)) for _ in range(100)] == [None] * 100
@@ -74,8 +75,19 @@ def test_honest_models_are_not_flagged() -> None:
 def test_few_blocks_are_no_evidence() -> None:
     """With four blocks on each side no gap, however large, is less likely than 1 in 70."""
     nats, hard = lanes_and_yardstick(np.random.default_rng(2))
-    nats[1] -= 1.0
+    nats[1] -= 0.3
     assert trained_on_test(score(*nats), [(hard[0], hard[1])], (40, 40)) is None
+
+
+@pytest.mark.parametrize(("side", "kind"), [(0, "MEMORISED"), (1, "TRAINED_ON_TEST")])
+def test_a_block_known_by_heart_is_found_among_others(side: int, kind: str) -> None:
+    """Two blocks of 25 that are half a nat easier change the mean by less than chance does; no honest model has one."""
+    nats, hard = lanes_and_yardstick(np.random.default_rng(4), spread=0.03)
+    nats[side, 40:56] -= 0.5
+    flag = asked_for_flag(nats, hard)
+    assert flag is not None
+    assert flag.kind == kind
+    assert "a block of" in flag.evidence
 
 
 def test_a_model_that_was_not_measured_is_not_flagged() -> None:
@@ -103,6 +115,26 @@ def test_who_knows_the_text_is_flagged(nats: float, gap: float | None, is_flagge
     flag = memorised(knows, (np.full(3, 1.25), np.full(3, 1.25)))
     assert (flag is not None) == is_flagged
     assert flag is None or (flag.kind, flag.model) == ("MEMORISED", "lstm")
+
+
+@pytest.mark.parametrize(("nats", "gap", "is_flagged"), [(1.45, 0.07, False), (1.45, 0.12, True), (1.9, 0.1, True)])
+def test_who_is_worse_has_less_to_lose(nats: float, gap: float, is_flagged: bool) -> None:
+    """A gap that the best n-gram may have is too large for a model that is much worse than it."""
+    poor = dataclasses.replace(score(np.full(3, nats), np.ones(3)), splice_gap=gap, splice_gap_error=0.01)
+    assert (memorised(poor, (np.full(3, 1.25), np.full(3, 1.25))) is not None) == is_flagged
+
+
+@pytest.mark.parametrize(
+    ("nats", "distance", "is_flagged"), [(1.3, None, True), (1.3, 0.0, False), (1.4, None, False), (None, None, False)]
+)
+def test_unreadable_weights_are_a_question_where_the_model_is_too_good(
+    nats: float | None, distance: float | None, is_flagged: bool
+) -> None:
+    """A custom block is no offence; one as good as a 7-gram of 1.25 nats/char is looked at."""
+    known = dataclasses.replace(score(np.ones(3), np.ones(3)), nats_per_char=nats, weights_distance=distance)
+    flag = weights_unknown(known, (np.full(3, 1.25), np.full(3, 1.25)))
+    assert (flag is not None) == is_flagged
+    assert flag is None or (flag.kind, flag.model) == ("WEIGHTS_UNKNOWN", "lstm")
 
 
 class Opened:
