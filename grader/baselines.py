@@ -1,8 +1,8 @@
 """Baselines: models that need no student, fitted to the training text of the same split and kept in the cache.
 
-They stand on the leaderboard for comparison, and what the trigram loses on each block is the yardstick of
-TRAINED_ON_TEST. Losses are nats per character throughout. Models that give probabilities read the lanes that students'
-models read, and none of them learns from held-out text; a compressor does (`ppmd_nats`).
+They stand on the leaderboard for comparison, and what n-grams lose on each lane is the yardstick of TRAINED_ON_TEST.
+Losses are nats per character throughout. Models that give probabilities read the lanes that students' models read, and
+none of them learns from held-out text; a compressor does (`ppmd_nats`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from grader.types import Split
 
 VERSION = 1  # of the numbers: a new one for whatever changes them, so that cached ones are not used
 KNESER_NEY_ORDER = 7
-TRIGRAM, BEST_NGRAM = "trigram", f"Kneser-Ney {KNESER_NEY_ORDER}-gram"
-NAMES = ("uniform", "unigram", TRIGRAM, BEST_NGRAM, "PPMd")
+BEST_NGRAM = f"Kneser-Ney {KNESER_NEY_ORDER}-gram"
+NGRAMS = ("unigram", "trigram", BEST_NGRAM)
+NAMES = ("uniform", *NGRAMS, "PPMd")
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # those of KenLM's --discount_fallback
 PPMD_ORDER = 7  # of 5 to 10 the shortest code of the last 100,000 characters of a training text, given those before
 PPMD_BYTES = 2**28  # taken as needed, 32 MB for 5 million characters; a model that runs out forgets all it has read
@@ -59,7 +60,7 @@ def _compute(split: Split, lanes: int) -> dict[str, Blocks]:
     models: dict[str, Callable[[Array], Array]] = {
         "uniform": lambda text: np.full((lanes, 1), math.log(len(ALPHABET))),
         "unigram": lambda text: ngram_nats(train, text, 1),
-        TRIGRAM: lambda text: ngram_nats(train, text, 3),
+        "trigram": lambda text: ngram_nats(train, text, 3),
         BEST_NGRAM: lambda text: kneser_ney_nats(levels, text),
         "PPMd": lambda text: ppmd_nats(train, text)[:, None],
     }

@@ -27,6 +27,7 @@ from grader.errors import AssignmentError, CorpusUnavailable
 from grader.registry import CorpusEntry, read_registry
 from grader.types import Split
 
+BLOCK_CHARS = 2000  # about as long is what is drawn as a whole
 MAX_DOWNLOAD_BYTES = 64 * 2**20
 NETWORK_TIMEOUT_S = 60.0
 PIP_TIMEOUT_S = 300.0
@@ -367,7 +368,7 @@ def split_corpus(
     test_chars: int,
     held_out_chars: int,
     works: int = 0,
-    block_chars: int = 2000,
+    block_chars: int = BLOCK_CHARS,
 ) -> Split:
     """Draws train, test and held-out text: a pure function of the text, the seed and the sizes.
 

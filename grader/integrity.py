@@ -1,14 +1,17 @@
 """Compares measurements that should agree, and raises flags with their evidence; a flag deducts nothing.
 
 TRAINED_ON_TEST: the test text, which the notebook is given, and the held-out text, which it never sees, are drawn
-alike. A model that learnt from the test text is better there. Blocks differ in difficulty, so each block's loss is
-taken relative to what an n-gram yardstick loses on it, fitted to the training text alone.
+alike, in whole blocks of the corpus. A model that learnt from the test text is better there. Blocks differ in
+difficulty, so what n-grams of the training text lose on the same lanes is taken out first.
 
 MEMORISED: held-out text that is cut at words into pieces of about 25 characters and shuffled never existed. A model of
 the language loses a few hundredths of a nat per character there; one that looks texts up loses its place at each cut.
+The same flag is raised for a model that is better on held-out text than on test text.
 
 WEIGHTS_DISAGREE: where the parameters of a model can be read, the grader computes from them what the model should have
 answered to text it was scored on. A table behind the face of a network answers otherwise.
+
+WEIGHTS_UNKNOWN: they cannot be read, and the model is better than the homework's networks become.
 
 REPORTED_OTHERWISE: the perplexity on the test text that the notebook itself reports, against the one measured here.
 """
@@ -22,51 +25,97 @@ from typing import Any
 
 import numpy as np
 
-from grader.perplexity import Array, Reading, log_softmax
+from grader.corpus import BLOCK_CHARS
+from grader.perplexity import SMALLEST_HONEST_SPLICE_GAP, SPLICE_ERRORS, Array, Reading, log_softmax
 from grader.sandbox.bridge import SessionOver, Student, StudentError
 from grader.types import Flag, PerplexityScore
 
 PERMUTATIONS = 100_000
+ENOUGH_HITS = 1000
 P_VALUE = 1e-4  # false alarms per honest model
-REPORTED_TOLERANCE = 0.02
+REPORTED_TOLERANCE = 0.02  # nats/char
+LANE_START_NATS = 8.0  # of a lane, for the state that begins anew; up to 5.2 where a network has hardly learnt,
+HARDLY_LEARNT = 2.4  # nats/char, about what pairs of letters tell; of those below, none lost more than 0.7
 LARGEST_NATS = 700.0  # of which the perplexity is a number
 LARGEST_HONEST_SPLICE_GAP = 0.09  # nats/char; a 9-gram loses as much (`python -m tests.splices`)
+WORSE_MODEL = 0.1  # of what a model is worse than the 7-gram, its gap must be smaller by this,
+LARGEST_POOR_SPLICE_GAP = 0.05  # down to here: the less a model knows of the language, the less it has to lose
 MOST_WEIGHTS = 2_000_000  # what they compute is computed here, outside every limit of the sandbox
 SAME_ANSWER = 0.02  # total variation; float32, TF32 and float16 stay below
-SMALLEST_HONEST_SPLICE_GAP = -0.03  # easier, when it never existed: the model answers otherwise there
-BEST_HONEST_GAIN = 0.2  # nats/char, on a Kneser-Ney 7-gram
-SPLICE_ERRORS = 4.0  # standard errors by which a gap must be larger: false alarms below 1e-4
+BEST_HONEST_GAIN = 0.1  # nats/char, on a Kneser-Ney 7-gram; PPMd, which learns as it reads, gains up to 0.07
+AS_GOOD = 0.1  # nats/char worse than that 7-gram; the homework's networks stay further away
+EASY_BLOCK = 0.3  # nats/char by which no block is easier than n-grams explain; of honest models, up to 0.12
 MINIMUM_GAP = 0.02  # nats/char; a smaller one is not worth a human's time
 
 
 def trained_on_test(
     score: PerplexityScore,
-    yardstick: tuple[Array, Array],
+    yardsticks: Sequence[tuple[Array, Array]],
+    lane_chars: tuple[int, int],
     *,
     alike: tuple[int | None, int | None] = (None, None),
     seed: int = 0,
 ) -> Flag | None:
-    """A flag if test text is easier for the model than held-out text by more than chance explains.
+    """A flag if one of test and held-out text is easier for the model than the other by more than chance explains.
 
-    `yardstick` holds the n-gram losses on the same held-out and test blocks, of which the first `alike` were drawn
-    alike (None: all): blocks of one work have much in common, and two works may differ. The p-value is that of a
-    one-sided permutation test on the difference of means, with a fixed seed.
+    `yardsticks` hold what n-grams lose on the same held-out and test lanes, which are `lane_chars` long; the first
+    `alike` of them (None: all) are of drawn blocks, and only these count: whole works may well differ. What n-grams
+    explain is taken out by a least-squares fit to all these lanes, which is not told what is test text. The p-value is
+    that of a one-sided permutation test, with a fixed seed, of what was drawn: blocks of the corpus, with all their
+    lanes. Lanes of one block are alike, and as many draws of one each would look like more evidence than there is.
     """
     if not score.block_nats or not score.test_block_nats:
         return None
-    held_out = (np.array(score.block_nats) - yardstick[0])[: alike[0]]
-    test = (np.array(score.test_block_nats) - yardstick[1])[: alike[1]]
-    gap = float(held_out.mean() - test.mean())
-    if gap < MINIMUM_GAP:
+    left = relative_losses(score, yardsticks, alike)
+    held_out, test = (_blocks(part, chars) for part, chars in zip(left, lane_chars, strict=True))
+    for where, blocks, kind in (("held-out", held_out, "MEMORISED"), ("test", test, "TRAINED_ON_TEST")):
+        easiest = float((blocks[0] / blocks[1]).min())
+        if easiest < -EASY_BLOCK:
+            evidence = (
+                f"a block of {where} text is {-easiest:.2f} nats/char easier for it than n-grams of the training text "
+                f"explain; for other models no block is by {EASY_BLOCK}"
+            )
+            return Flag(kind=kind, model=score.model, evidence=evidence)
+    gap = float(left[0].mean() - left[1].mean())
+    if abs(gap) < MINIMUM_GAP:
         return None
-    p_value = permutation_p_value(held_out, test, seed)
+    larger, smaller = (held_out, test) if gap > 0 else (test, held_out)
+    p_value = permutation_p_value(larger[0], smaller[0], seed)
     if p_value > P_VALUE:
         return None
+    easier, harder = ("the test text", "held-out text") if gap > 0 else ("held-out text", "the test text")
     evidence = (
-        f"{gap:.3f} nats/char better on the test text than on held-out text of the same draw, "
-        f"relative to a trigram (permutation test, p = {p_value:.1e})"
+        f"{abs(gap):.3f} nats/char better on {easier} than on {harder} of the same draw, relative to n-grams of the "
+        f"training text (permutation test of blocks, p = {p_value:.1e})"
     )
-    return Flag(kind="TRAINED_ON_TEST", model=score.model, evidence=evidence)
+    return Flag(kind="TRAINED_ON_TEST" if gap > 0 else "MEMORISED", model=score.model, evidence=evidence)
+
+
+def relative_losses(
+    score: PerplexityScore,
+    yardsticks: Sequence[tuple[Array, Array]],
+    alike: tuple[int | None, int | None] = (None, None),
+) -> tuple[Array, Array]:
+    """What no n-gram explains of the losses on the first lanes of held-out and of test text; its mean is zero."""
+    ours, *ngrams = [
+        np.concatenate([lanes[:end] for lanes, end in zip(texts, alike, strict=True)])
+        for texts in ((np.array(score.block_nats), np.array(score.test_block_nats)), *yardsticks)
+    ]
+    known = np.stack([np.ones(len(ours)), *ngrams], axis=1)
+    left = ours - known @ np.linalg.lstsq(known, ours, rcond=None)[0]
+    held_out = len(score.block_nats[: alike[0]])
+    return left[:held_out], left[held_out:]
+
+
+def _blocks(lanes: Array, lane_chars: int) -> Array:
+    """The sum of what lies in each block of the corpus, and of how many characters [2, blocks].
+
+    A lane counts where its middle is.
+    """
+    block = ((np.arange(len(lanes)) + 0.5) * lane_chars // BLOCK_CHARS).astype(int)
+    block = np.unique(block, return_inverse=True)[1]
+    chars = np.full(len(lanes), lane_chars)
+    return np.stack([np.bincount(block, weights=lanes * chars), np.bincount(block, weights=chars)])
 
 
 def memorised(score: PerplexityScore, best_ngram: tuple[Array, Array]) -> Flag | None:
@@ -84,13 +133,16 @@ def memorised(score: PerplexityScore, best_ngram: tuple[Array, Array]) -> Flag |
     if score.splice_gap is None or score.splice_gap_error is None:
         return None
     margin = SPLICE_ERRORS * score.splice_gap_error
+    worse = (score.nats_per_char or 0.0) - ngram
+    largest = LARGEST_HONEST_SPLICE_GAP - WORSE_MODEL * max(0.0, worse)
+    largest = max(largest, LARGEST_POOR_SPLICE_GAP)
     is_easier = score.splice_gap + margin < SMALLEST_HONEST_SPLICE_GAP
-    if not is_easier and score.splice_gap - margin <= LARGEST_HONEST_SPLICE_GAP:
+    if not is_easier and score.splice_gap - margin <= largest:
         return None
     evidence = (
         f"{score.splice_gap:.3f} ± {score.splice_gap_error:.3f} nats/char worse when held-out text is cut up and "
-        f"shuffled; a model that does not know the text loses from {SMALLEST_HONEST_SPLICE_GAP} to "
-        f"{LARGEST_HONEST_SPLICE_GAP}"
+        f"shuffled; a model that does not know the text, and is as good, loses from {SMALLEST_HONEST_SPLICE_GAP} to "
+        f"{largest:.2f}"
     )
     return Flag(kind="MEMORISED", model=score.model, evidence=evidence)
 
@@ -104,6 +156,21 @@ def weights_disagree(score: PerplexityScore) -> Flag | None:
         f"scored: up to {score.weights_distance:.2f} apart (total variation)"
     )
     return Flag(kind="WEIGHTS_DISAGREE", model=score.model, evidence=evidence)
+
+
+def weights_unknown(score: PerplexityScore, best_ngram: tuple[Array, Array]) -> Flag | None:
+    """A flag if nobody can say what a model computes, and it is as good as an n-gram of all training text.
+
+    To have weights that cannot be read is no offence, but it must not be a way around being compared with them.
+    """
+    ngram = float(best_ngram[0].mean())
+    if score.nats_per_char is None or score.weights_distance is not None or score.nats_per_char >= ngram + AS_GOOD:
+        return None
+    evidence = (
+        f"its weights cannot be read as those of the network that it should be, and it has {score.nats_per_char:.3f} "
+        f"nats/char on held-out text, where an n-gram model of all training text has {ngram:.3f}"
+    )
+    return Flag(kind="WEIGHTS_UNKNOWN", model=score.model, evidence=evidence)
 
 
 def weights_distance(
@@ -166,25 +233,34 @@ def _entry(value: Any, keys: Sequence[str]) -> float | None:
 
 
 def reported_otherwise(score: PerplexityScore) -> Flag | None:
-    """A flag if the notebook's own figure for the test text is further from the measured one than the tolerance."""
+    """A flag if the notebook's own figure for the test text is further from the measured one than the tolerance.
+
+    That of a model that has hardly learnt may be lower by what it costs to begin anew in each lane: the notebook reads
+    the text as a whole.
+    """
     if score.reported is None or not score.test_block_nats:
         return None
     nats = float(np.mean(score.test_block_nats))
     measured = math.exp(nats) if nats < LARGEST_NATS else math.inf
-    if abs(score.reported / measured - 1) <= REPORTED_TOLERANCE:
+    less = nats - math.log(score.reported) if score.reported > 0 else math.inf
+    start = LANE_START_NATS * len(score.block_nats) / score.num_chars if score.num_chars and nats > HARDLY_LEARNT else 0
+    if -REPORTED_TOLERANCE <= less <= REPORTED_TOLERANCE + start:
         return None
     evidence = f"the notebook reports a perplexity of {score.reported:.4g} on the test text; measured: {measured:.4g}"
     return Flag(kind="REPORTED_OTHERWISE", model=score.model, evidence=evidence)
 
 
 def permutation_p_value(larger: Array, smaller: Array, seed: int) -> float:
-    """How often a random relabelling of the pooled blocks gives at least the observed difference of means."""
+    """How often a random relabelling of the pooled blocks gives at least the observed difference of means.
+
+    It ends when chance has done so often enough to know (Besag and Clifford, 1991).
+    """
     rng = np.random.default_rng(seed)
     pooled, n = np.concatenate([larger, smaller]), len(larger)
     observed, total = larger.mean() - smaller.mean(), pooled.sum()
-    hits, batch = 0, 2000
-    for _ in range(PERMUTATIONS // batch):
+    hits, tried, batch = 0, 0, 2000
+    while tried < PERMUTATIONS and hits < ENOUGH_HITS:
         picked = rng.permuted(np.tile(pooled, (batch, 1)), axis=1)[:, :n].sum(axis=1)
         difference = picked / n - (total - picked) / (len(pooled) - n)
-        hits += int((difference >= observed - 1e-12).sum())
-    return (hits + 1) / (PERMUTATIONS + 1)
+        hits, tried = hits + int((difference >= observed - 1e-12).sum()), tried + batch
+    return (hits + 1) / (tried + 1)

@@ -25,9 +25,13 @@ ALPHABET = " abcdefghijklmnopqrstuvwxyz"  # the order in which symbols and score
 WARM_UP_CHARS = 20  # shown at the head of each lane, not scored
 BOOTSTRAP_SAMPLES = 2000
 LARGEST_SCORE = 1e30  # sums of losses stay finite
-TWINS = 8  # lanes that are shown at two places of the batch, and once more among others
+TWINS = 8  # lanes that are shown at two places of the batch
+SAMPLED = 16  # lanes that come once more among others, and whose answers are kept: the twins, and some unknown ones
 SPLICED_CHARS = 20_000  # of the held-out text, cut up and shuffled
 SEGMENT_CHARS = 25  # about as long is each piece
+SPLICE_ERRORS = 4.0  # standard errors by which a gap must be larger: false alarms below 1e-4
+SMALLEST_HONEST_SPLICE_GAP = -0.03  # easier, when it never existed: the model answers otherwise there
+AFTER_CUT = 8  # characters by which who knows the text has found the place again
 SAME = 0.01  # largest distance of two distributions that are the same: float32 and TF32 stay far below
 Array = np.ndarray[Any, Any]
 
@@ -131,20 +135,20 @@ def lockstep_nats(
 
     All models go through the text together: at each step every one commits to its scores before any is shown the next
     character, so that none can remember for another what comes. Lanes are shown in random order, some of them twice,
-    and `again`, these once more among other texts: scores that depend on more than the text of their lane are no
-    scores. Raises ModelEnded if the student's process ended.
+    and `again`, these and some others once more among other texts: scores that depend on more than the text of their
+    lane are no scores. Raises ModelEnded if the student's process ended.
     """
     lanes, steps = len(text), text.shape[1] - 1
-    doubled = rng.choice(lanes, min(TWINS, lanes), replace=False)
-    rows = rng.permutation(np.concatenate([np.arange(lanes), doubled]))
+    sample = rng.choice(lanes, min(SAMPLED, lanes), replace=False)
+    rows = rng.permutation(np.concatenate([np.arange(lanes), sample[:TWINS]]))
     firsts = np.unique(rows, return_index=True)[1]  # for each lane the row that counts
     nats = {model: np.empty((lanes, steps + 1 - WARM_UP_CHARS)) for model in models}
-    sampled = {model: np.empty((len(doubled), steps, len(ALPHABET))) for model in models}
+    sampled = {model: np.empty((len(sample), steps, len(ALPHABET))) for model in models}
 
     def take(model: str, log_p: Array) -> None:
         counting = log_p[firsts]
         _require_same(log_p, counting[rows], "at two places of the batch")
-        sampled[model][:, t] = counting[doubled]
+        sampled[model][:, t] = counting[sample]
         if t + 1 >= WARM_UP_CHARS:
             nats[model][:, t + 1 - WARM_UP_CHARS] = -counting[np.arange(lanes), text[:, t + 1]]
 
@@ -156,15 +160,15 @@ def lockstep_nats(
         readers.step(text[rows, t], take)
     wrong = readers.wrong
     if again:
-        others = np.roll(text[rng.choice(lanes, len(doubled))], steps // 2, axis=1)
-        mixed = rng.permutation(2 * len(doubled))
-        shown, places = np.concatenate([text[doubled], others])[mixed], np.argsort(mixed)[: len(doubled)]
+        others = np.roll(text[rng.choice(lanes, len(sample))], steps // 2, axis=1)
+        mixed = rng.permutation(2 * len(sample))
+        shown, places = np.concatenate([text[sample], others])[mixed], np.argsort(mixed)[: len(sample)]
         readers = _Readers(student, [model for model in models if model not in wrong], len(shown))
         for t in range(steps):
             readers.step(shown[:, t], take_again)
         wrong = wrong | readers.wrong
     return {
-        model: wrong.get(model) or Reading(nats=nats[model], sample=text[doubled], sample_log_p=sampled[model])
+        model: wrong.get(model) or Reading(nats=nats[model], sample=text[sample], sample_log_p=sampled[model])
         for model in models
     }
 
@@ -249,18 +253,36 @@ def splice_gap(held_out: Array, shuffled: Array, places: Array) -> tuple[float |
 
     `held_out` [B, L] are the losses in the text's own order, of the places W … W + L of each lane; `shuffled` [B, S]
     are those of the characters at `places` [B, S] of that text, in spliced order. A model that models words and
-    sentences loses little; one that has the text by heart loses its place at every cut. None, if there is too little
-    text to say.
+    sentences loses little; one that has the text by heart loses its place at every cut. If it makes up for that by
+    better answers where it has found the place again, the gap of these characters is what counts. None, if there is too
+    little text to say.
     """
     lanes, steps = held_out.shape
     in_order = np.full((lanes, WARM_UP_CHARS + steps), np.nan)
     in_order[:, WARM_UP_CHARS:] = held_out
     known = np.append(in_order.reshape(-1), np.full(lanes, np.nan))  # what is left when the lanes are cut
-    moved = [lane[np.isfinite(lane)] for lane in shuffled - known[places]]
-    means = np.array([lane.mean() for lane in moved if lane.size])
+    differences = shuffled - known[places]
+    far = _mean_and_error(np.where(_since_cut(places) < AFTER_CUT, np.nan, differences))
+    if far[0] is not None and far[1] is not None and far[0] + SPLICE_ERRORS * far[1] < SMALLEST_HONEST_SPLICE_GAP:
+        return far
+    return _mean_and_error(differences)
+
+
+def _since_cut(places: Array) -> Array:
+    """How many characters before each one of a lane [B, S] are of the same piece."""
+    begins = np.ones(places.shape, bool)
+    begins[:, 1:] = np.diff(places, axis=1) != 1
+    steps = np.arange(places.shape[1])
+    return np.asarray(steps - np.maximum.accumulate(np.where(begins, steps, 0), axis=1))
+
+
+def _mean_and_error(values: Array) -> tuple[float | None, float | None]:
+    """The mean of what is finite, and its standard error by lanes; None if fewer than two lanes have any."""
+    lanes = [lane[np.isfinite(lane)] for lane in values]
+    means = np.array([lane.mean() for lane in lanes if lane.size])
     if len(means) < 2:
         return None, None
-    return float(np.concatenate(moved).mean()), float(means.std(ddof=1) / np.sqrt(len(means)))
+    return float(np.concatenate(lanes).mean()), float(means.std(ddof=1) / np.sqrt(len(means)))
 
 
 def without_model(curve: Curve, outcome: Outcome, message: str) -> PerplexityScore:

@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from grader import __version__
-from grader.baselines import BEST_NGRAM, NAMES, TRIGRAM, Blocks, baselines
+from grader.baselines import BEST_NGRAM, NAMES, NGRAMS, Blocks, baselines
 from grader.checks import run_checks, scores_of_weights, without_session
 from grader.corpus import cache_folder, load_corpus, split_corpus
 from grader.errors import AssignmentError, SubmissionError
@@ -30,6 +30,7 @@ from grader.integrity import (
     trained_on_test,
     weights_disagree,
     weights_distance,
+    weights_unknown,
 )
 from grader.notebook import parse_submission, to_json
 from grader.perplexity import score_models, without_model
@@ -260,12 +261,16 @@ def _fill(work: _Work, bench: Bench) -> _Work:
 
 
 def _flags(scores: Mapping[str, PerplexityScore], bench: Bench) -> tuple[Flag, ...]:
-    split, lanes = bench.split, bench.profile.lanes
-    texts = zip((split.held_out, split.test), split.works_chars, strict=True)
-    drawn, given = ((len(text) - works_chars) // (len(text) // lanes) for text, works_chars in texts)
-    found = [trained_on_test(score, bench.yardsticks[TRIGRAM], alike=(drawn, given)) for score in scores.values()]
+    ngrams, lanes = [bench.yardsticks[name] for name in NGRAMS], bench.profile.lanes
+    lengths = len(bench.split.held_out), len(bench.split.test)
+    lane_chars = lengths[0] // lanes, lengths[1] // lanes
+    drawn = zip(lengths, bench.split.works_chars, lane_chars, strict=True)
+    held_out, test = ((length - works_chars) // lane for length, works_chars, lane in drawn)
+    found = [trained_on_test(score, ngrams, lane_chars, alike=(held_out, test)) for score in scores.values()]
     found += [memorised(score, bench.yardsticks[BEST_NGRAM]) for score in scores.values()]
-    found += [test(score) for score in scores.values() for test in (weights_disagree, reported_otherwise)]
+    found += [ask(score) for score in scores.values() for ask in (weights_disagree, reported_otherwise)]
+    if bench.assignment.weights:
+        found += [weights_unknown(score, bench.yardsticks[BEST_NGRAM]) for score in scores.values()]
     return tuple(flag for flag in found if flag)
 
 

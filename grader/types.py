@@ -210,7 +210,7 @@ class PerplexityScore:
 class Flag:
     """A question for a human, with its evidence; it deducts nothing."""
 
-    kind: str  # TRAINED_ON_TEST | MEMORISED | DUPLICATE | REPORTED_OTHERWISE | WEIGHTS_DISAGREE
+    kind: str  # TRAINED_ON_TEST | MEMORISED | DUPLICATE | REPORTED_OTHERWISE | WEIGHTS_DISAGREE | WEIGHTS_UNKNOWN
     model: str
     evidence: str
 

@@ -16,10 +16,11 @@ from grader.integrity import (
     trained_on_test,
     weights_disagree,
     weights_distance,
+    weights_unknown,
 )
 from grader.perplexity import Reading
 from grader.sandbox.bridge import StudentError
-from grader.types import Outcome, PerplexityScore
+from grader.types import Flag, Outcome, PerplexityScore
 
 
 def score(held_out: np.ndarray, test: np.ndarray) -> PerplexityScore:
@@ -34,32 +35,65 @@ def score(held_out: np.ndarray, test: np.ndarray) -> PerplexityScore:
     )
 
 
-def test_a_model_that_saw_the_test_text_is_flagged_with_its_p_value() -> None:
-    """0.1 nats/char better on the test text than on held-out text is no chance; the evidence says how unlikely."""
-    rng = np.random.default_rng(0)
-    difficulty = rng.normal(2.0, 0.1, (2, 200))
-    noise = rng.normal(0, 0.05, (2, 200))
-    flag = trained_on_test(
-        score(difficulty[0] + noise[0], difficulty[1] - 0.1 + noise[1]), (difficulty[0], difficulty[1])
-    )
+LANES, LANE_CHARS = 200, (250, 250)  # eight lanes in each of 25 blocks
+
+
+def lanes_and_yardstick(rng: np.random.Generator, spread: float = 0.06) -> tuple[np.ndarray, np.ndarray]:
+    """What a model loses on the lanes of held-out and test text [2, 200], and what an n-gram does.
+
+    Lanes differ, and so do blocks: in how hard they are for both, and in how much the n-gram lacks there.
+    """
+    hard = rng.normal(2.0, 0.1, (2, LANES)) + np.repeat(rng.normal(0, 0.1, (2, 25)), 8, axis=1)
+    return hard + rng.normal(0, 0.03, (2, LANES)) + np.repeat(rng.normal(0, spread, (2, 25)), 8, axis=1), hard
+
+
+def asked_for_flag(nats: np.ndarray, hard: np.ndarray) -> Flag | None:
+    return trained_on_test(score(*nats), [(hard[0], hard[1])], LANE_CHARS)
+
+
+@pytest.mark.parametrize(("saw", "kind", "easier"), [(1, "TRAINED_ON_TEST", "the test"), (0, "MEMORISED", "held-out")])
+def test_a_model_that_saw_one_of_the_texts_is_flagged_with_its_p_value(saw: int, kind: str, easier: str) -> None:
+    """0.1 nats/char better on one text than on the other is no chance; the flag says which, and how unlikely."""
+    nats, hard = lanes_and_yardstick(np.random.default_rng(0), spread=0.02)
+    nats[saw] -= 0.1
+    flag = asked_for_flag(nats, hard)
     assert flag is not None
-    assert flag.kind == "TRAINED_ON_TEST"
+    assert flag.kind == kind
+    assert f"better on {easier} text" in flag.evidence
     assert "p = 1.0e-05" in flag.evidence
 
 
 def test_honest_models_are_not_flagged() -> None:
-    """In 300 honest draws, with blocks as different as real ones, there is no flag."""
+    """In 100 honest draws of blocks that differ by more than their lanes show, there is no flag.
+
+    If lanes were relabelled one by one, as if each had been drawn, one in nine of these would have one.
+    """
     rng = np.random.default_rng(1)
-    for _ in range(300):
-        difficulty = rng.normal(2.0, 0.1, (2, 100))
-        noisy = difficulty + rng.normal(0, 0.05, (2, 100))
-        assert trained_on_test(score(noisy[0], noisy[1]), (difficulty[0], difficulty[1])) is None
+    assert [asked_for_flag(*lanes_and_yardstick(rng)) for _ in range(100)] == [None] * 100
+
+
+def test_few_blocks_are_no_evidence() -> None:
+    """With four blocks on each side no gap, however large, is less likely than 1 in 70."""
+    nats, hard = lanes_and_yardstick(np.random.default_rng(2))
+    nats[1] -= 0.3
+    assert trained_on_test(score(*nats), [(hard[0], hard[1])], (40, 40)) is None
+
+
+@pytest.mark.parametrize(("side", "kind"), [(0, "MEMORISED"), (1, "TRAINED_ON_TEST")])
+def test_a_block_known_by_heart_is_found_among_others(side: int, kind: str) -> None:
+    """Two blocks of 25 that are half a nat easier change the mean by less than chance does; no honest model has one."""
+    nats, hard = lanes_and_yardstick(np.random.default_rng(4), spread=0.03)
+    nats[side, 40:56] -= 0.5
+    flag = asked_for_flag(nats, hard)
+    assert flag is not None
+    assert flag.kind == kind
+    assert "a block of" in flag.evidence
 
 
 def test_a_model_that_was_not_measured_is_not_flagged() -> None:
     """Unknown is not suspicious."""
     missing = PerplexityScore(model="lstm", outcome=Outcome.MISSING, points=0.0, max_points=4.0)
-    assert trained_on_test(missing, (np.zeros(3), np.zeros(3))) is None
+    assert trained_on_test(missing, [(np.zeros(3), np.zeros(3))], LANE_CHARS) is None
 
 
 @pytest.mark.parametrize(
@@ -81,6 +115,26 @@ def test_who_knows_the_text_is_flagged(nats: float, gap: float | None, is_flagge
     flag = memorised(knows, (np.full(3, 1.25), np.full(3, 1.25)))
     assert (flag is not None) == is_flagged
     assert flag is None or (flag.kind, flag.model) == ("MEMORISED", "lstm")
+
+
+@pytest.mark.parametrize(("nats", "gap", "is_flagged"), [(1.45, 0.07, False), (1.45, 0.12, True), (1.9, 0.1, True)])
+def test_who_is_worse_has_less_to_lose(nats: float, gap: float, is_flagged: bool) -> None:
+    """A gap that the best n-gram may have is too large for a model that is much worse than it."""
+    poor = dataclasses.replace(score(np.full(3, nats), np.ones(3)), splice_gap=gap, splice_gap_error=0.01)
+    assert (memorised(poor, (np.full(3, 1.25), np.full(3, 1.25))) is not None) == is_flagged
+
+
+@pytest.mark.parametrize(
+    ("nats", "distance", "is_flagged"), [(1.3, None, True), (1.3, 0.0, False), (1.4, None, False), (None, None, False)]
+)
+def test_unreadable_weights_are_a_question_where_the_model_is_too_good(
+    nats: float | None, distance: float | None, is_flagged: bool
+) -> None:
+    """A custom block is no offence; one as good as a 7-gram of 1.25 nats/char is looked at."""
+    known = dataclasses.replace(score(np.ones(3), np.ones(3)), nats_per_char=nats, weights_distance=distance)
+    flag = weights_unknown(known, (np.full(3, 1.25), np.full(3, 1.25)))
+    assert (flag is not None) == is_flagged
+    assert flag is None or (flag.kind, flag.model) == ("WEIGHTS_UNKNOWN", "lstm")
 
 
 class Opened:
@@ -168,6 +222,14 @@ def test_weights_that_are_not_finite_are_none_of_a_model_that_answers() -> None:
     assert found > 0.5
 
 
+def test_p_values_under_exchangeability_are_no_smaller_than_they_say() -> None:
+    """Of 300 draws of 12 blocks on each side no more than chance allows have p below 0.1, or below 0.01."""
+    rng = np.random.default_rng(3)
+    p_values = np.array([permutation_p_value(*rng.normal(size=(2, 12)), seed=seed) for seed in range(300)])
+    assert (p_values < 0.1).sum() <= 30 + 3 * 5.2  # three standard deviations of a binomial
+    assert (p_values < 0.01).sum() <= 3 + 3 * 1.7
+
+
 def test_permutation_p_value_is_exact_on_a_tiny_case() -> None:
     """Of the 6 ways to pick 2 of 4 values, one gives the largest difference: p = 1/6."""
     p_value = permutation_p_value(np.array([3.0, 4.0]), np.array([1.0, 2.0]), seed=0)
@@ -210,6 +272,16 @@ def test_a_model_beyond_all_numbers_is_compared_all_the_same() -> None:
     lost = dataclasses.replace(score(np.full(3, 2000.0), np.full(3, 2000.0)), reported=7.0)
     flag = reported_otherwise(lost)
     assert flag is not None
+
+
+@pytest.mark.parametrize(
+    ("nats", "factor", "flagged"), [(2.7, 0.91, False), (2.7, 0.87, True), (2.7, 1.03, True), (2.0, 0.91, True)]
+)
+def test_what_a_fresh_start_in_each_lane_costs_is_no_lie(nats: float, factor: float, flagged: bool) -> None:
+    """Lanes of 80 characters are short for a model that has hardly learnt: its own figure may be lower by that."""
+    poor = score(np.full(3, nats), np.full(3, nats))
+    poor = dataclasses.replace(poor, num_chars=240, reported=factor * math.exp(nats))
+    assert (reported_otherwise(poor) is not None) == flagged
 
 
 @pytest.mark.parametrize(

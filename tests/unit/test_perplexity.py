@@ -14,6 +14,7 @@ from grader.errors import AssignmentError
 from grader.integrity import memorised
 from grader.perplexity import (
     ALPHABET,
+    SAMPLED,
     TWINS,
     WARM_UP_CHARS,
     bootstrap_interval,
@@ -23,6 +24,7 @@ from grader.perplexity import (
     lockstep_nats,
     log_softmax,
     score_models,
+    splice_gap,
     spliced,
 )
 from grader.sandbox.bridge import SessionOver, StudentError
@@ -184,6 +186,20 @@ def test_a_model_that_learns_from_other_lanes_is_found() -> None:
     assert len(lanes) > 2 * TWINS
 
 
+def test_what_is_kept_of_a_reading_is_not_all_shown_twice() -> None:
+    """A model that sees which lanes come twice, and is honest there only, is held to others, too."""
+    lanes = lanes_of(np.random.default_rng(0).integers(0, V, 40 * 30), 40)
+
+    def model(shown: np.ndarray) -> np.ndarray:
+        _, inverse, counts = np.unique(shown, axis=0, return_inverse=True, return_counts=True)
+        return np.where((counts[inverse.reshape(-1)] == 2)[:, None], 0.0, 5.0 * np.eye(V)[3])
+
+    reading = lockstep_nats(FakeStudent(model), ["rnn"], lanes, np.random.default_rng(0))["rnn"]
+    assert not isinstance(reading, StudentError)
+    is_honest = np.isclose(reading.sample_log_p[:, -1], -np.log(V)).all(axis=1)
+    assert (is_honest.sum(), (~is_honest).sum()) == (TWINS, SAMPLED - TWINS)
+
+
 def english(length: int, rng: np.random.Generator) -> str:
     """Words of 2 to 9 random letters: nothing in it helps to guess what comes, but having seen it."""
     words = ["".join(rng.choice(list(ALPHABET[1:]), rng.integers(2, 10))) for _ in range(length // 4)]
@@ -237,6 +253,23 @@ def test_a_model_that_knows_the_text_by_heart_is_told_from_one_that_knows_the_la
         flag = memorised(cheat, guessing)
         assert flag is not None
         assert flag.kind == "MEMORISED"
+
+
+def test_what_is_lost_at_cuts_cannot_be_made_up_for_behind_them() -> None:
+    """Whoever loses at each cut and is better where the place is found again has a gap that no honest model has."""
+    rng = np.random.default_rng(6)
+    text = indices(english(20_000, rng))
+    places = lanes_of(spliced(text, rng), 100)
+    begins = np.diff(places, axis=1, prepend=-9) != 1
+    since = np.arange(places.shape[1]) - np.maximum.accumulate(np.where(begins, np.arange(places.shape[1]), 0), axis=1)
+    in_order = 1 + rng.normal(0, 0.1, (100, lanes_of(text, 100).shape[1] - WARM_UP_CHARS))
+    moved = 1 + rng.normal(0, 0.1, places.shape)
+    lost = np.where(since < 8, 0.3, 0.0)
+    kept = slice(WARM_UP_CHARS, None)
+    honest, _ = splice_gap(in_order, (moved + lost)[:, kept], places[:, kept])
+    hidden, _ = splice_gap(in_order, (moved + np.where(since < 8, 0.3, -0.14))[:, kept], places[:, kept])
+    assert honest == pytest.approx(0.1, abs=0.03)
+    assert hidden == pytest.approx(-0.14, abs=0.02)
 
 
 @pytest.mark.parametrize("reading", [1, 4])
