@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import hashlib
+import math
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from grader.sandbox.bridge import Session
+import numpy as np
+
+from grader.errors import AssignmentError
+from grader.notebook import read_percent, to_json
+from grader.perplexity import Array, indices, lanes_of, lockstep_nats, score_models
+from grader.pipeline import Bench, ran, set_up
+from grader.sandbox.bridge import Session, Student, StudentError
 from grader.sandbox.selftest import LIMITS, one_cell
 from grader.sandbox.tiers import NONE
+from grader.types import Assignment, Curve, Profile, Submission
+
+LANES = 256  # as in the larger profiles
+AT_ONCE = 64  # characters of a lane, in teacher forcing
+TRAIN_CHARS = 30_000  # the models need not be good
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +51,84 @@ def sandbox_start(tier: str, runs: int) -> Figure:
     """From nothing to the end of an empty cell: in a sandbox, and in the same runner without one."""
     sealed, bare = _in_turns(lambda: _empty_notebook(tier), lambda: _empty_notebook(NONE), runs)
     return Figure(what=f"start of a sandbox ({tier})", floor="without a sandbox", time_s=sealed, floor_s=bare)
+
+
+def reading(assignment: Assignment, profile: Profile, tier: str, chars: int, runs: int) -> list[Figure]:
+    """What it takes to read held-out text of so many characters: in lock-step, and by teacher forcing.
+
+    The models are those of the assignment's solution, hardly trained. Teacher forcing is what the solution's own
+    evaluation does, without a sandbox: the same text, many characters at once, and no grader that waits for anything.
+
+    Raises:
+        AssignmentError: there is no solution, or its models cannot be measured.
+    """
+    limits = dataclasses.replace(profile.limits, check_wall_s=600, total_wall_s=3600)
+    short = dataclasses.replace(
+        profile,
+        train_chars=TRAIN_CHARS,
+        test_chars=chars,
+        held_out_chars=chars,
+        lanes=LANES,
+        time_budget_s=0,
+        limits=limits,
+        curves=(),
+    )
+    bench = set_up(assignment, short, tier)
+    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
+        solution = _solution(assignment, Path(scratch))
+        bare = dataclasses.replace(bench, tier=NONE, private=())
+        with ran(solution, bench) as student, ran(solution, bare) as teacher:
+            return _reading(student, teacher, bench, profile.curves, runs)
+
+
+def _reading(student: Student, teacher: Student, bench: Bench, curves: Sequence[Curve], runs: int) -> list[Figure]:
+    models = [curve.model for curve in curves]
+    text = lanes_of(indices(bench.split.held_out), LANES)
+
+    def figure(what: str, act: Callable[[], None], forced: Sequence[str]) -> Figure:
+        time_s, floor_s = _in_turns(act, lambda: _force(teacher, forced, text), runs)
+        return Figure(what=what, floor="teacher forcing", time_s=time_s, floor_s=floor_s)
+
+    found = [
+        figure(f"{model}: held-out text once, in lock-step", functools.partial(_read, student, [model], text), [model])
+        for model in models
+    ]
+    found.append(
+        figure("all: held-out text, and some lanes again", lambda: _read(student, models, text, again=True), models)
+    )
+    found.append(figure("all: test, held-out and spliced text", lambda: _score(student, curves, bench), models))
+    return found
+
+
+def _solution(assignment: Assignment, folder: Path) -> Submission:
+    """The master notebook, as if handed in."""
+    master = Path(assignment.folder) / "homework.py"
+    if not master.exists():
+        raise AssignmentError(f"{master} does not exist: only the staff's folder has the solution that is measured.")
+    path, data = folder / "solution.ipynb", to_json(read_percent(master)).encode()
+    path.write_bytes(data)
+    return Submission(student_id="", path=str(path), sha256=hashlib.sha256(data).hexdigest(), submitted_at="")
+
+
+def _read(student: Student, models: Sequence[str], text: Array, *, again: bool = False) -> None:
+    for model, found in lockstep_nats(student, models, text, np.random.default_rng(0), again=again).items():
+        if isinstance(found, StudentError):
+            raise AssignmentError(f"{model} of the solution cannot be measured: {found}")
+
+
+def _force(teacher: Student, models: Sequence[str], text: Array) -> None:
+    """Read lanes [B, W + L] by teacher forcing, with as few breaks as AT_ONCE allows."""
+    steps = text.shape[1] - 1
+    at_once = steps // math.ceil(steps / AT_ONCE)
+    for model in models:
+        if teacher.stubs.own_perplexity(model, text.reshape(-1), len(text), at_once) is None:
+            raise AssignmentError(f"{model} of the solution cannot be measured by its own evaluation.")
+
+
+def _score(student: Student, curves: Sequence[Curve], bench: Bench) -> None:
+    for model, score in score_models(student, curves, bench.split, bench.profile.lanes, seed=0).items():
+        if score.nats_per_char is None:
+            raise AssignmentError(f"{model} of the solution cannot be measured: {score.message}")
 
 
 def _in_turns(first: Callable[[], None], second: Callable[[], None], runs: int) -> tuple[float, float]:

@@ -21,7 +21,7 @@ from typer._click.exceptions import ClickException  # typer carries its own clic
 
 from grader import __version__
 from grader.batch import Interrupted, grade_batch, ungraded
-from grader.benchmark import sandbox_start
+from grader.benchmark import reading, sandbox_start
 from grader.checks import run_checks
 from grader.config import load_assignment
 from grader.course import ROSTER, make_course
@@ -353,10 +353,16 @@ def selftest(
 
 @app.command()
 def bench(
-    runs: Annotated[int, typer.Option("--runs", min=1, help="Of each figure, and as many of its floor.")] = 15,
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Of each figure, and as many of its floor.")] = 5,
+    chars: Annotated[int, typer.Option("--chars", min=7_500, help="Of text that is read.")] = 25_600,
+    assignment: AssignmentOption = Path("reference"),
+    profile: ProfileOption = "smoke",
 ) -> None:
     """Measure what the grader costs, each figure beside a floor."""
-    measured([sandbox_start(_tier(False), runs)])
+    loaded, scale = _load(assignment, profile)
+    tier = _tier(False)
+    measured([sandbox_start(tier, runs)], "The sandbox (medians)")
+    measured(reading(loaded, scale, tier, chars, runs), f"Reading {chars:,} characters (medians)")
 
 
 @app.command()

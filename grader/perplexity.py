@@ -73,8 +73,10 @@ def spliced(text: Array, rng: np.random.Generator) -> Array:
 
 def log_softmax(scores: Array) -> Array:
     """ln softmax over the last axis, in float64, for scores of any size."""
-    shifted = scores.astype(np.float64) - scores.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+    shifted = scores.astype(np.float64)
+    shifted -= scores.max(axis=-1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return np.asarray(shifted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,9 +114,10 @@ class _Readers:
 
     def step(self, symbols: Array, take: Callable[[str, Array], None]) -> None:
         """Show these symbols [rows] to each model; `take` gets its ln p of the next one [rows, V]."""
+        shown = symbols.astype(np.uint8)
         for model, session in list(self._sessions.items()):
             with self._watched(model):
-                scores = self._student.stubs.step(session, symbols.tolist())
+                scores = self._student.stubs.step(session, shown)
                 take(model, log_softmax(_checked(scores, self._rows)))
 
     @contextlib.contextmanager
@@ -142,15 +145,16 @@ def lockstep_nats(
     sample = rng.choice(lanes, min(SAMPLED, lanes), replace=False)
     rows = rng.permutation(np.concatenate([np.arange(lanes), sample[:TWINS]]))
     firsts = np.unique(rows, return_index=True)[1]  # for each lane the row that counts
+    seconds = np.setdiff1d(np.arange(len(rows)), firsts)
+    twins = firsts[rows[seconds]]
     nats = {model: np.empty((lanes, steps + 1 - WARM_UP_CHARS)) for model in models}
     sampled = {model: np.empty((len(sample), steps, len(ALPHABET))) for model in models}
 
     def take(model: str, log_p: Array) -> None:
-        counting = log_p[firsts]
-        _require_same(log_p, counting[rows], "at two places of the batch")
-        sampled[model][:, t] = counting[sample]
+        _require_same(log_p[seconds], log_p[twins], "at two places of the batch")
+        sampled[model][:, t] = log_p[firsts[sample]]
         if t + 1 >= WARM_UP_CHARS:
-            nats[model][:, t + 1 - WARM_UP_CHARS] = -counting[np.arange(lanes), text[:, t + 1]]
+            nats[model][:, t + 1 - WARM_UP_CHARS] = -log_p[firsts, text[:, t + 1]]
 
     def take_again(model: str, log_p: Array) -> None:
         _require_same(log_p[places], sampled[model][:, t], "when it is asked again")
@@ -317,6 +321,6 @@ def _checked(scores: Any, lanes: int) -> Array:
     if not isinstance(scores, np.ndarray) or scores.shape != expected or scores.dtype.kind not in "fiu":
         found = f"shape {scores.shape}" if isinstance(scores, np.ndarray) else f"a {type(scores).__name__}"
         raise StudentError(Outcome.FAILED, f"The model returned {found} for one step; expected scores {expected}.")
-    if not (np.abs(scores.astype(np.float64)) <= LARGEST_SCORE).all():
+    if not np.abs(scores.astype(np.float64)).max() <= LARGEST_SCORE:  # nan is not, either
         raise StudentError(Outcome.FAILED, "The model returned scores that are not finite, or beyond 1e30.")
     return scores

@@ -213,6 +213,9 @@ def _session(notebook: bytes, bench: Bench) -> Session:
             "HW_PROFILE": profile.name,
             "HW_TIME_BUDGET_S": f"{profile.time_budget_s:g}",
             "OMP_NUM_THREADS": "1",
+            # mallopt(3): memory that every step frees and takes again is not given back to the kernel in between
+            "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+            "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
         },
         limits=profile.limits,
         tier=bench.tier,

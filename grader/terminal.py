@@ -195,9 +195,9 @@ def diagnosis(reasons: Mapping[str, str], kept: Mapping[str, bool]) -> bool:
     return all(kept[name] for name in promised(in_use))
 
 
-def measured(figures: Sequence[Figure]) -> None:
+def measured(figures: Sequence[Figure], title: str) -> None:
     """Print times beside their floors."""
-    table = Table("what", "time", "floor", "of the floor", "overhead", "ratio", title="Medians")
+    table = Table("what", "time", "floor", "of the floor", "overhead", "ratio", title=title)
     for figure in figures:
         times = (f"{figure.time_s * 1000:.0f} ms", figure.floor, f"{figure.floor_s * 1000:.0f} ms")
         table.add_row(figure.what, *times, f"{figure.overhead_s * 1000:.0f} ms", f"{figure.ratio:.2f}")

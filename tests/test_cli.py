@@ -76,12 +76,20 @@ def test_the_released_folder_is_what_the_master_makes() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_bench_shows_a_time_beside_its_floor() -> None:
-    """The start of this machine's sandbox stands beside the same start without one."""
-    done = run_grader("bench", "--runs", "1")
+@pytest.mark.slow
+def test_bench_shows_each_time_beside_its_floor() -> None:
+    """The start of a sandbox beside one without, lock-step beside teacher forcing, for each model and for all."""
+    done = run_grader("bench", "--runs", "1", "--chars", "7680")
     assert done.returncode == 0, done.stderr
-    assert "start of a sandbox" in done.stdout
-    assert "without a sandbox" in done.stdout
+    for words in ("start of a sandbox", "without a sandbox", "teacher forcing", "lstm2: held-out", "all: test"):
+        assert words in done.stdout
+
+
+def test_bench_needs_a_solution() -> None:
+    """The student's folder has none, and the sentence says so."""
+    done = run_grader("bench", "--runs", "1", "--assignment", "assignment")
+    assert done.returncode == 2, done.stderr
+    assert "homework.py does not exist" in done.stderr
 
 
 def test_doctor_shows_each_promise() -> None:

@@ -3,7 +3,9 @@
 No expected value may stand here either: students get this file.
 """
 
+import contextlib
 import itertools
+import math
 
 import mxnet as mx
 import numpy as np
@@ -508,22 +510,49 @@ class _Opened:
             to_index = {char: index for index, char in pairs}
         self.indices = np.array([int(to_index[char]) for char in ALPHABET])
         self.columns = nd.array(self.indices, ctx=device(), dtype="int32")
-        self.lanes, self.dtype = lanes, "float32"
+        self.inputs = self.columns.astype("float32")  # what the model is fed for each symbol
+        self.is_in_order = self.indices.tolist() == list(range(len(ALPHABET)))
+        self.lanes, self.has_answered = lanes, False
         self.vocab_size = notebook.get("vocab_size") or len(to_index)
         if name != "scratch" and name not in notebook["models"]:
             raise Missing(f"models[{name!r}]")
         self.model = None if name == "scratch" else notebook["models"][name]
-        if self.model is None:
-            width = notebook["scratch_params"][1].shape[0]  # num_hiddens may have changed since
-            self.state = notebook["init_rnn_state"](lanes, width, device())
-        else:
-            self.state = begin_state(self.model, lanes)
+        self.state = self.begin(lanes)
 
-    def advance(self, inputs):
+    def begin(self, lanes):
         if self.model is not None:
-            return self.model(inputs, self.state)
+            return begin_state(self.model, lanes)
+        width = notebook["scratch_params"][1].shape[0]  # num_hiddens may have changed since
+        return notebook["init_rnn_state"](lanes, width, device())
+
+    def advance(self, inputs, state):
+        if self.model is not None:
+            with _quick_layers():
+                return self.model(inputs, state)
         onehot = notebook["to_onehot"](inputs, self.vocab_size)
-        return notebook["rnn"](onehot, self.state, notebook["scratch_params"])
+        return notebook["rnn"](onehot, state, notebook["scratch_params"])
+
+    def joined(self, inputs, state, *_):
+        outputs, state = self.advance(inputs, state)
+        return nd.concat(*outputs, dim=0), state
+
+
+@contextlib.contextmanager
+def _quick_layers():
+    """Spare Gluon's recurrent layers what they do at every call: they copy all their parameters number by number."""
+    operators, name = mx.nd._internal, "_rnn_param_concat"
+    before = getattr(operators, name)
+    setattr(operators, name, _in_rows)
+    try:
+        yield
+    finally:
+        setattr(operators, name, before)
+
+
+def _in_rows(*arrays, dim=0):
+    """One long vector of several; they are copied by rows."""
+    width = math.gcd(*(array.size for array in arrays))
+    return nd.concat(*(array.reshape((-1, width)) for array in arrays), dim=dim).reshape((-1,))
 
 
 def open_model(name, lanes):
@@ -533,17 +562,28 @@ def open_model(name, lanes):
 
 def step(opened, symbols):
     """Feed one symbol of ALPHABET to each lane; return the scores of the next, [lanes, 27], in its order."""
-    column = opened.indices[np.asarray(symbols, dtype=int)].reshape(-1, 1)
+    if not isinstance(symbols, nd.NDArray):
+        symbols = nd.array(symbols, ctx=device(), dtype="uint8")
+    column = nd.take(opened.inputs, symbols.as_in_context(device())).reshape((-1, 1))
     try:
-        output, state = _computed(opened.advance(nd.array(column, ctx=device(), dtype=opened.dtype)))
+        output, state = _advanced(opened, column)
     except WRONG_FORM:
-        if opened.dtype == "int32":
+        if opened.inputs is opened.columns:
             raise
-        opened.dtype = "int32"  # a model may look its symbols up in a table
+        opened.inputs = opened.columns  # int32: a model may look its symbols up in a table
         return step(opened, symbols)
     output = output[-1] if isinstance(output, (list, tuple)) else output
-    opened.state = state
-    return nd.take(output.reshape((opened.lanes, -1)), opened.columns, axis=1)
+    opened.state, opened.has_answered = state, True
+    scores = output.reshape((opened.lanes, -1))
+    if opened.is_in_order and isinstance(scores, nd.NDArray) and scores.shape == (opened.lanes, len(ALPHABET)):
+        return scores
+    return nd.take(scores, opened.columns, axis=1)
+
+
+def _advanced(opened, inputs):
+    """What comes of a step; of the first one, after waiting for it: which form the model wants is decided by that."""
+    result = opened.advance(inputs, opened.state)
+    return result if opened.has_answered else _computed(result)
 
 
 def weights(opened):
@@ -559,13 +599,14 @@ def weights(opened):
     return [params, opened.indices.tolist(), int(opened.vocab_size)]
 
 
-def own_perplexity(name, symbols):
+def own_perplexity(name, symbols, lanes=20, steps=50):
     """What the notebook's evaluate_perplexity says of one of its models on a text of ALPHABET; None if it fails."""
     opened = open_model(name, 1)
+    model = PlainModel(opened.begin, opened.joined) if opened.model is None else opened.model
     text = opened.indices[symbols.asnumpy().astype(int)].tolist()
 
     def evaluate(indices):
-        return float(notebook["evaluate_perplexity"](opened.model, indices, 20, 50, device()))
+        return float(notebook["evaluate_perplexity"](model, indices, lanes, steps, device()))
 
     try:
         return call_in_any_form(evaluate, text)
