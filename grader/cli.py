@@ -29,12 +29,11 @@ from grader.curves import curves_table
 from grader.errors import GraderError, SandboxUnavailable, UsageError
 from grader.gradebook import Gradebook
 from grader.intake import absent, collect
-from grader.leaderboard import baselines_of, leaderboard_table
+from grader.leaderboard import baselines_of
 from grader.marks import Marking, points_for
 from grader.outputs import (
     CURVES,
     GRADEBOOK,
-    board_rows,
     keep_submission,
     kept_submission,
     write_class,
@@ -57,6 +56,7 @@ from grader.terminal import (
     list_waiting,
     mark_command,
     measured,
+    print_boards,
     replayed,
     say,
     summary,
@@ -263,7 +263,7 @@ def leaderboard(
     """Print the leaderboard of a results folder."""
     loaded = load_assignment(assignment)
     with Gradebook.open(out / GRADEBOOK, create=False) as book:
-        console.print(leaderboard_table(board_rows(out, book.latest(), loaded, names=names)))
+        print_boards(out, book.latest(), loaded, names=names)
 
 
 @app.command()

@@ -63,7 +63,7 @@ def gradescope_results(
     if standing.score is None:
         return ungraded_results(grade.message, extra_data=_extra(grade))
     tests = [_check_test(item) for item in check_items(grade, checks)]
-    tests += [_perplexity_test(score) for score in grade.perplexities]
+    tests += [_perplexity_test(score) for score in grade.perplexities if not score.is_open]
     tests += [_mark_test(item) for item in standing.items if not item.waiting]
     for number, test in enumerate(tests, start=1):
         test["number"] = str(number)

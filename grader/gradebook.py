@@ -180,9 +180,13 @@ class Gradebook:
             raise InfrastructureError(_OURS["malformed"].format(path=self.path)) from error
 
 
-def best_score(grade: Grade) -> PerplexityScore | None:
-    """The model of this grade with the lowest held-out perplexity; None if none could be measured."""
-    measured = [score for score in grade.perplexities if _finite(score.nats_per_char) is not None]
+def best_score(grade: Grade, *, open_class: bool = False) -> PerplexityScore | None:
+    """The model of this grade with the lowest held-out perplexity, among those asked for or in the open class.
+
+    None if none could be measured.
+    """
+    scores = [score for score in grade.perplexities if score.is_open == open_class]
+    measured = [score for score in scores if _finite(score.nats_per_char) is not None]
     return min(measured, key=lambda score: score.nats_per_char or 0.0, default=None)
 
 

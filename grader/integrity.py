@@ -159,12 +159,14 @@ def weights_disagree(score: PerplexityScore) -> Flag | None:
 
 
 def weights_unknown(score: PerplexityScore, best_ngram: tuple[Array, Array]) -> Flag | None:
-    """A flag if nobody can say what a model computes, and it is as good as an n-gram of all training text.
+    """A flag if nobody can say what a model computes that was asked for, and it is as good as an n-gram.
 
     To have weights that cannot be read is no offence, but it must not be a way around being compared with them.
     """
+    if score.is_open or score.nats_per_char is None or score.weights_distance is not None:
+        return None
     ngram = float(best_ngram[0].mean())
-    if score.nats_per_char is None or score.weights_distance is not None or score.nats_per_char >= ngram + AS_GOOD:
+    if score.nats_per_char >= ngram + AS_GOOD:
         return None
     evidence = (
         f"its weights cannot be read as those of the network that it should be, and it has {score.nats_per_char:.3f} "

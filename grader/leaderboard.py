@@ -6,7 +6,7 @@ and takes the rank of its place (1, 1, 3). A difference is resolved if 0 lies ou
 paired bootstrap over the blocks of text that both were measured on: some blocks are hard for everybody, and that
 cancels out. Entries measured on different texts are compared by their own intervals; one without counts as a point.
 Baselines stand among the entries without a rank; who has no measured model stands at the end, with the status that
-says why.
+says why. The open class is a second board, of models that the assignment does not ask for.
 """
 
 from __future__ import annotations
@@ -113,16 +113,25 @@ def baselines_of(blocks: Mapping[str, tuple[Array, Array]], data_sha256: str) ->
     ]
 
 
-def rows(grades: Iterable[Grade], baselines: Sequence[Baseline] = (), *, salt: str, names: bool = False) -> list[Row]:
-    """The leaderboard, best first.
+def rows(
+    grades: Iterable[Grade],
+    baselines: Sequence[Baseline] = (),
+    *,
+    salt: str,
+    names: bool = False,
+    open_class: bool = False,
+) -> list[Row]:
+    """The leaderboard, best first; that of the open class has those with a model there only, if there are any.
 
     `salt` is the course's secret: with it a student id gives the same pseudonym every time, without it nobody
     can work out whose it is. `names` is for staff: student ids and the number of flags.
     """
     by_id = {grade.student_id: grade for grade in grades}
     called = {one: one for one in by_id} if names else pseudonyms(by_id, salt)
-    entries = [_row(grade, called[one], flags=names) for one, grade in by_id.items()]
+    entries = [_row(grade, called[one], flags=names, open_class=open_class) for one, grade in by_id.items()]
     measured = _ranked([row for row in entries if row.nats_per_char is not None])
+    if open_class and not measured:
+        return []
     lines = [
         Row(
             rank=None,
@@ -136,7 +145,7 @@ def rows(grades: Iterable[Grade], baselines: Sequence[Baseline] = (), *, salt: s
     ]
     to_beat = [line for line in lines if line.name == BEST_NGRAM]
     measured = [replace(row, has_badge=any(_is_better(row, line) for line in to_beat)) for row in measured] + lines
-    unmeasured = [row for row in entries if row.nats_per_char is None]
+    unmeasured = [row for row in entries if row.nats_per_char is None and not open_class]
     return sorted(measured, key=_order) + sorted(unmeasured, key=lambda row: row.name)
 
 
@@ -170,7 +179,7 @@ def leaderboard_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def leaderboard_table(rows: Sequence[Row]) -> Table:
+def leaderboard_table(rows: Sequence[Row], title: str = "Held-out perplexity") -> Table:
     """The leaderboard for a terminal; no text in it can colour, move or link anything."""
     staff = any(row.flags is not None for row in rows)
     caption = "Ranks are shared where the difference is not resolved (paired bootstrap, 95 %)."
@@ -178,7 +187,7 @@ def leaderboard_table(rows: Sequence[Row]) -> Table:
         caption += f"\n★ beats the {BEST_NGRAM}."
     if not all(row.sandboxed for row in rows):
         caption += "\n[bold red]Graded without a sandbox.[/]"
-    table = Table(title="Held-out perplexity", caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("rank", justify="right", no_wrap=True)
     table.add_column("student" if staff else "pseudonym", overflow="ellipsis")
     table.add_column("model", no_wrap=True)
@@ -201,11 +210,14 @@ def leaderboard_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def leaderboard_html(rows: Sequence[Row], *, assignment_title: str, updated_at: str = "") -> str:
-    """One page that needs nothing else: the ranking with its intervals, and every model's scores."""
+def leaderboard_html(
+    rows: Sequence[Row], open_rows: Sequence[Row] = (), *, assignment_title: str, updated_at: str = ""
+) -> str:
+    """One page that needs nothing else: the ranking with its intervals, the open class, and every model's scores."""
     baselines = [(row.name, row.nats_per_char) for row in rows if row.is_baseline and row.nats_per_char]
     entries = [row for row in rows if not row.is_baseline]
-    best = [x for row in entries or rows for x in (row.nats_per_char, row.ci_low, row.ci_high) if x is not None]
+    shown = [*entries, *open_rows] or rows
+    best = [x for row in shown for x in (row.nats_per_char, row.ci_low, row.ci_high) if x is not None]
     best += [nats for _, nats in baselines if nats <= BASELINE_REACH * max(best, default=0.0)]
     models = list(dict.fromkeys(name for row in entries for name, _ in row.scores))
     strips = [_strip(model, entries) for model in models]
@@ -214,6 +226,7 @@ def leaderboard_html(rows: Sequence[Row], *, assignment_title: str, updated_at: 
         title=assignment_title,
         updated_at=updated_at,
         rows=rows,
+        open_rows=open_rows,
         measured=sum(row.rank is not None for row in rows),
         entries=len(entries),
         staff=any(row.flags is not None for row in rows),
@@ -231,8 +244,8 @@ def _strip(model: str, entries: Sequence[Row]) -> Strip:
     return Strip(model=model, values=tuple(values), median=statistics.median(values))
 
 
-def _row(grade: Grade, name: str, *, flags: bool) -> Row:
-    best = best_score(grade)
+def _row(grade: Grade, name: str, *, flags: bool, open_class: bool) -> Row:
+    best = best_score(grade, open_class=open_class)
     measured = [(score.model, known(score.nats_per_char)) for score in grade.perplexities]
     row = Row(
         rank=None,

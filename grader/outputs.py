@@ -76,9 +76,10 @@ def write_class(
 ) -> None:
     """The leaderboard as CSV and as a page, and all that `write_grades` writes. Raises InfrastructureError."""
     write_text(out / BASELINES, json.dumps([asdict(line) for line in baselines]) + "\n")
-    board = board_rows(out, grades, assignment)
+    board, open_board = (board_rows(out, grades, assignment, open_class=one) for one in (False, True))
     write_text(out / "leaderboard.csv", leaderboard_csv(board))
-    write_text(out / "leaderboard.html", leaderboard_html(board, assignment_title=assignment.title))
+    write_text(out / "leaderboard-open.csv", leaderboard_csv(open_board))
+    write_text(out / "leaderboard.html", leaderboard_html(board, open_board, assignment_title=assignment.title))
     write_grades(out, grades, assignment, marking)
 
 
@@ -130,15 +131,17 @@ def _read_json(path: Path) -> Any:
         return None
 
 
-def board_rows(out: Path, grades: Sequence[Grade], assignment: Assignment, *, names: bool = False) -> list[Row]:
-    """The leaderboard of a results folder, with its baselines; `names` is for staff."""
+def board_rows(
+    out: Path, grades: Sequence[Grade], assignment: Assignment, *, names: bool = False, open_class: bool = False
+) -> list[Row]:
+    """The leaderboard of a results folder, or that of its open class, with baselines; `names` is for staff."""
     path = out / BASELINES
     try:
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
         lines = [Baseline(**{**line, "block_nats": tuple(line["block_nats"])}) for line in known]
     except (ValueError, TypeError, KeyError):
         raise UsageError(f"{path} is damaged: delete it, and `grader grade` with -o {out} writes it again.") from None
-    return rows(grades, lines, salt=str(assignment.seed), names=names)
+    return rows(grades, lines, salt=str(assignment.seed), names=names, open_class=open_class)
 
 
 def write_curves(out: Path, bench: Bench, grades: Sequence[Grade]) -> list[Panel]:

@@ -51,6 +51,7 @@ from grader.types import (
 )
 
 # The modules that decide a grade, besides the sandbox.
+MOST_OPEN = 4  # models of a notebook in the open class
 DECIDING = ("baselines", "checks", "corpus", "integrity", "notebook", "perplexity", "pipeline")
 
 _STATUS = {
@@ -144,6 +145,7 @@ class _Work:
     execution: Execution
     checks: dict[str, CheckResult]
     scores: dict[str, PerplexityScore]
+    open_class: tuple[Curve, ...] | None = None  # None: not asked yet
 
 
 def grade_submission(submission: Submission, bench: Bench) -> Grade:
@@ -236,6 +238,9 @@ def _ask(session: Session, work: _Work, seed: int, bench: Bench) -> None:
         for result in run_checks(bench.assignment, open_checks, student, seed, bench.split.test):
             work.checks[result.check_id] = result
     open_curves = [curve for curve in bench.profile.curves if curve.model not in work.scores]
+    if work.open_class is None:
+        work.open_class = _open_class(student, bench)
+    open_curves += [curve for curve in work.open_class if curve.model not in work.scores]
     models = [curve.model for curve in open_curves]
     reported = reported_perplexities(student, bench.assignment.reported, models) if models else {}
     if session.over is None and models:
@@ -244,6 +249,20 @@ def _ask(session: Session, work: _Work, seed: int, bench: Bench) -> None:
         scores = score_models(student, open_curves, bench.split, bench.profile.lanes, seed, judge)
         for model, score in scores.items():
             work.scores[model] = dataclasses.replace(score, reported=reported.get(model))
+
+
+def _open_class(student: Student, bench: Bench) -> tuple[Curve, ...]:
+    """Models that the assignment does not ask for, with curves that give nothing; none if the notebook does not say."""
+    known = {curve.model for curve in bench.profile.curves}
+    if not known:
+        return ()
+    try:
+        names = student.stubs.open_class(sorted(known))
+    except StudentError:
+        return ()
+    fit = [name for name in names if isinstance(name, str) and 0 < len(name) <= 40] if isinstance(names, list) else []
+    chosen = sorted(set(fit) - known)[:MOST_OPEN]
+    return tuple(Curve(model=name, relative_to="", credit=((0.0, 0.0),)) for name in chosen)
 
 
 def _fill(work: _Work, bench: Bench) -> _Work:
@@ -293,7 +312,8 @@ def _grade(
     submission: Submission, bench: Bench, status: Status, work: _Work, flags: tuple[Flag, ...], started: float
 ) -> Grade:
     checks = tuple(work.checks[check.id] for check in bench.assignment.checks)
-    scores = tuple(work.scores[curve.model] for curve in bench.profile.curves)
+    known = [curve.model for curve in (*bench.profile.curves, *(work.open_class or ()))]
+    scores = tuple(work.scores[model] for model in known if model in work.scores)
     return Grade(
         student_id=submission.student_id,
         submission_sha256=submission.sha256,

@@ -85,9 +85,16 @@ def grading_progress(total: int, marking: Marking) -> Iterator[Report]:
         yield report
 
 
+def print_boards(out: Path, grades: list[Grade], assignment: Assignment, *, names: bool = False) -> None:
+    """The leaderboard, and that of the open class if anybody is in it."""
+    console.print(leaderboard_table(board_rows(out, grades, assignment, names=names)))
+    if rows := board_rows(out, grades, assignment, names=names, open_class=True):
+        console.print(leaderboard_table(rows, "Open class"))
+
+
 def summary(out: Path, assignment: Assignment, grades: list[Grade], to_mark: str) -> None:
     """The leaderboard, the files to open, and what is left to do."""
-    console.print(leaderboard_table(board_rows(out, grades, assignment)))
+    print_boards(out, grades, assignment)
     say("\nOpen these:")
     for name, what in (
         ("leaderboard.html", "the leaderboard with its intervals"),

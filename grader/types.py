@@ -205,6 +205,11 @@ class PerplexityScore:
     splice_gap_error: float | None = None  # standard error of the gap
     reported: float | None = None  # the test perplexity that the notebook itself reports; None: none
 
+    @property
+    def is_open(self) -> bool:
+        """A model that the assignment does not ask for: it earns nothing, and competes in the open class."""
+        return self.max_points == 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flag:

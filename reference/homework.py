@@ -788,7 +788,8 @@ def train_model(model, indices, num_chars, batch_size, num_steps, lr, clipping_t
 #
 # Make `models`, a dict of four trained `RNNModel`s with `num_hiddens` = 256 units: `"rnn"`, `"gru"`,
 # `"lstm"`, and `"lstm2"`, an LSTM with two layers. Lower perplexity on unseen text is better, and is
-# graded.
+# graded. Models of your own design may stand in `models` too, under names of your own: they earn no
+# points, and compete in the leaderboard's open class.
 
 # %% id="models"
 ### BEGIN SOLUTION

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import random
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from grader.batch import grade_batch
 from grader.config import load_assignment
 from grader.gradebook import Gradebook
 from grader.intake import collect
+from grader.leaderboard import rows
 from grader.pipeline import grade_submission, set_up
 from grader.types import Grade, Status
 from tests.conftest import notebook_of
@@ -57,6 +59,10 @@ def command(course: Path, out: str, *more: str) -> list[str]:
     return [sys.executable, "-m", "grader.cli", "grade", *arguments, *options]
 
 
+OPEN = {"name": "smoke", "train_chars": None, "test_chars": 30_000, "held_out_chars": 30_000, "time_budget_s": 60}
+OPEN |= {"lanes": 100, "curves": [{"model": "rnn", "credit": [[3.5, 0], [3.4, 4]]}]}
+
+
 def graded_alone(course: Path, tier: str, *cells: str) -> Grade:
     """What grading makes of one notebook with these cells."""
     assignment = load_assignment(course / "assignment")
@@ -80,6 +86,57 @@ def test_a_class_is_graded_and_the_same_command_again_takes_what_it_has(course: 
     again = subprocess.run(command(course, "out"), cwd=ROOT, capture_output=True, text=True)
     assert again.stdout.count("already graded") == 3
     assert (course / "out" / "grades.csv").read_bytes() == before
+
+
+CHAIN = """
+import os, random
+from mxnet import nd
+char_to_idx = {c: i for i, c in enumerate(" abcdefghijklmnopqrstuvwxyz")}
+idx_to_char, vocab_size = list(char_to_idx), 27
+test_indices = [char_to_idx[c] for c in open(os.environ["HW_DATA_DIR"] + "/test.txt").read()]
+
+class Uniform:
+    def begin_state(self, batch_size, ctx=None):
+        return nd.zeros((batch_size, 1))
+    def __call__(self, X, state):
+        return nd.zeros((X.size, 27)), state
+
+class Chain(Uniform):
+    def __call__(self, X, state):
+        return nd.dot(nd.one_hot(X.T.reshape((-1,)), 27), table), state
+
+follows = nd.one_hot(nd.arange(1, 28) % 27, 27)
+table = nd.log(0.9 * follows + 0.1 / 27)
+models = {"rnn": Uniform(), "chain": Chain(), "broken": 3, 7: Chain()}
+encode_bag = lambda X, V: nd.one_hot(X, V).sum(axis=1)
+ngram_models = {"ngram_bag": lambda x: nd.dot(x, table)}
+"""
+
+
+def test_models_of_ones_own_compete_in_the_open_class(course: Path, tier: str) -> None:
+    """They earn nothing and cost nothing; an N-gram model reads by the context that it was trained with."""
+    folder_with(course / "assignment", corpus="time-machine", profiles=[OPEN])
+    (course / "assignment" / "checks" / "stubs.py").write_bytes((ROOT / "reference/checks/stubs.py").read_bytes())
+    chain, letters = random.Random(1), " abcdefghijklmnopqrstuvwxyz"
+    places = [0]
+    for _ in range(180_000):
+        places.append((places[-1] + 1) % 27 if chain.random() < 0.9 else chain.randrange(27))
+    (course / "text.txt").write_text("".join(letters[place] for place in places))
+    grade = graded_alone(course, tier, CHAIN)
+    found = {score.model: score for score in grade.perplexities}
+    assert list(found) == ["rnn", "broken", "chain", "ngram_bag"]
+    assert found["rnn"].nats_per_char == pytest.approx(math.log(27), abs=1e-9)
+    entropy = -(0.9 + 0.1 / 27) * math.log(0.9 + 0.1 / 27) - 2.6 / 27 * math.log(0.1 / 27)
+    assert found["chain"].nats_per_char == pytest.approx(entropy, abs=0.03)
+    assert found["ngram_bag"].nats_per_char == pytest.approx(found["chain"].nats_per_char, abs=1e-6)
+    assert found["broken"].nats_per_char is None
+    assert [score.max_points for score in grade.perplexities] == [4, 0, 0, 0]
+    assert (grade.max_score, grade.status) == (6, Status.GRADED)
+    boards = [rows([grade], salt="s", names=True, open_class=one) for one in (False, True)]
+    assert [[(row.name, row.model, row.rank) for row in board] for board in boards] == [
+        [(grade.student_id, "rnn", 1)],
+        [(grade.student_id, "chain", 1)],
+    ]
 
 
 def test_who_handed_in_nothing_is_missing_until_something_comes(course: Path) -> None:

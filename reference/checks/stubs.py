@@ -12,6 +12,7 @@ import numpy as np
 from mxnet import autograd, gluon, nd
 
 ALPHABET = " abcdefghijklmnopqrstuvwxyz"
+LONGEST_CONTEXT = 20  # characters that an N-gram model may look at
 BATCH_LIMIT = 500  # minibatches that an iterator may yield before we stop asking
 LASTING = ("vocab_size", "num_hiddens", "ctx", "idx_to_char", "char_to_idx", "train_indices", "test_indices")
 LASTING += ("scratch_params", "models", "report")  # of the notebook, which measuring leaves as it is
@@ -499,6 +500,49 @@ def gradients_of_rnn(rnn, inputs, state, params, weights):
 # -- lock-step perplexity -------------------------------------------------------------------------------------
 
 
+class _Window:
+    """An N-gram model as one that reads: its state is the last n characters."""
+
+    def __init__(self, mlp, encode, vocab_size):
+        self.mlp, self.encode, self.vocab_size = mlp, encode, vocab_size
+        self.n = min(range(1, LONGEST_CONTEXT + 1), key=self.nats)  # only who trained it knows how many
+
+    def nats(self, n):
+        """Its mean loss on the beginning of the notebook's own test text with n characters of context."""
+        text = np.array(list(notebook["test_indices"][:2000]), dtype="float32")
+        places = np.arange(len(text) - n)[:, None] + np.arange(n)
+        contexts, labels = nd.array(text[places], ctx=device()), nd.array(text[n:], ctx=device())
+        try:
+            scores = self.mlp(self.encode(contexts, self.vocab_size))
+            return float(gluon.loss.SoftmaxCELoss()(scores, labels).mean().asscalar())
+        except WRONG_FORM:
+            return math.inf
+
+    def begin_state(self, batch_size, *_, **__):
+        return nd.zeros((batch_size, self.n), ctx=device())
+
+    def __call__(self, inputs, state):
+        window = nd.concat(state, inputs.astype("float32"), dim=1)[:, 1:]
+        return self.mlp(self.encode(window, self.vocab_size)), window
+
+
+def open_class(known):
+    """The names of the notebook's models but for those that are known; its N-gram models are among them."""
+    names = [*notebook.get("models", {}), *notebook.get("ngram_models", {})]
+    return [name for name in names if name not in known]
+
+
+def _model(name, vocab_size):
+    """One of the notebook's models, or one of its N-gram models."""
+    if name in notebook["models"]:
+        return notebook["models"][name]
+    ngrams = notebook.get("ngram_models", {})
+    if name not in ngrams:
+        raise Missing(f"models[{name!r}]")
+    encode = notebook["encode_bag" if name.endswith("bag") else "encode_sequential"]
+    return _Window(ngrams[name], encode, vocab_size)
+
+
 class _Opened:
     """A model in the middle of reading: its state, and how the alphabet maps to its indices."""
 
@@ -514,9 +558,7 @@ class _Opened:
         self.is_in_order = self.indices.tolist() == list(range(len(ALPHABET)))
         self.lanes, self.has_answered = lanes, False
         self.vocab_size = notebook.get("vocab_size") or len(to_index)
-        if name != "scratch" and name not in notebook["models"]:
-            raise Missing(f"models[{name!r}]")
-        self.model = None if name == "scratch" else notebook["models"][name]
+        self.model = None if name == "scratch" else _model(name, self.vocab_size)
         self.state = self.begin(lanes)
 
     def begin(self, lanes):

@@ -16,6 +16,8 @@ def scores(model, params, X, V):
     """
     if model == "scratch":
         return _scratch([value for _, value in params], X, V)
+    if model not in KINDS:
+        return []
     kind, num_layers = KINDS[model]
     parts = [[value for name, value in params if name.endswith(part)] for part in PARTS]
     rest = sorted((value for name, value in params if not name.endswith(PARTS)), key=np.ndim)
