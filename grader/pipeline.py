@@ -88,6 +88,18 @@ class Bench:
         )
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
+    @property
+    def lane_chars(self) -> tuple[int, int]:
+        """How many characters a lane of held-out text has, and one of test text."""
+        return len(self.split.held_out) // self.profile.lanes, len(self.split.test) // self.profile.lanes
+
+    @property
+    def drawn_lanes(self) -> tuple[int, int]:
+        """How many lanes of held-out and of test text are of blocks that were drawn alike, and not of whole works."""
+        texts = zip((self.split.held_out, self.split.test), self.split.works_chars, self.lane_chars, strict=True)
+        held_out, test = ((len(text) - works_chars) // lane for text, works_chars, lane in texts)
+        return held_out, test
+
     def check_seed(self, submission: Submission) -> int:
         """Seed of the random inputs of the checks: new for each submission, the same when it is graded again."""
         return int(self.key(submission)[:15], 16)
@@ -283,16 +295,12 @@ def _fill(work: _Work, bench: Bench) -> _Work:
 
 
 def _flags(scores: Mapping[str, PerplexityScore], bench: Bench) -> tuple[Flag, ...]:
-    ngrams, lanes = [bench.yardsticks[name] for name in NGRAMS], bench.profile.lanes
-    lengths = len(bench.split.held_out), len(bench.split.test)
-    lane_chars = lengths[0] // lanes, lengths[1] // lanes
-    drawn = zip(lengths, bench.split.works_chars, lane_chars, strict=True)
-    held_out, test = ((length - works_chars) // lane for length, works_chars, lane in drawn)
-    found = [trained_on_test(score, ngrams, lane_chars, alike=(held_out, test)) for score in scores.values()]
+    ngrams = [bench.yardsticks[name] for name in NGRAMS]
+    alike = bench.drawn_lanes
+    found = [trained_on_test(score, ngrams, bench.lane_chars, alike=alike) for score in scores.values()]
     found += [memorised(score, bench.yardsticks[BEST_NGRAM]) for score in scores.values()]
     found += [ask(score) for score in scores.values() for ask in (weights_disagree, reported_otherwise)]
-    if bench.assignment.weights:
-        found += [weights_unknown(score, bench.yardsticks[BEST_NGRAM]) for score in scores.values()]
+    found += [weights_unknown(score) for score in scores.values() if bench.assignment.weights]
     return tuple(flag for flag in found if flag)
 
 

@@ -53,12 +53,11 @@ def drawn_again(
     score: PerplexityScore, bench: Bench, rng: np.random.Generator
 ) -> tuple[PerplexityScore, list[Blocks], int]:
     """The same model on texts of other blocks; what n-grams lose there, and the length of a lane."""
-    lanes = bench.profile.lanes
-    texts = ((score.block_nats, 0, bench.split.held_out), (score.test_block_nats, 1, bench.split.test))
     pool, counts = [], []
-    for nats, side, text in texts:
+    for side, nats in enumerate((score.block_nats, score.test_block_nats)):
         columns = [np.array(nats), *(bench.yardsticks[name][side] for name in NGRAMS)]
-        found = blocks_of(np.stack(columns, axis=1), len(text) // lanes)
+        drawn = np.stack(columns, axis=1)[: bench.drawn_lanes[side]]
+        found = blocks_of(drawn, bench.lane_chars[side])
         pool, counts = [*pool, *found], [*counts, len(found)]
     a_block = min(len(part) for part in pool)
     held_out, test = (
@@ -84,7 +83,7 @@ def flags_of(score: PerplexityScore, yardsticks: Sequence[Blocks], lane_chars: i
         trained_on_test(score, yardsticks, (lane_chars, lane_chars)),
         memorised(score, yardsticks[NGRAMS.index(BEST_NGRAM)]),
         weights_disagree(score),
-        weights_unknown(score, yardsticks[NGRAMS.index(BEST_NGRAM)]),
+        weights_unknown(score),
         reported_otherwise(score),
     ]
     return [flag for flag in found if flag]

@@ -20,23 +20,36 @@ def scores(model, params, X, V):
         return []
     kind, num_layers = KINDS[model]
     parts = [[value for name, value in params if name.endswith(part)] for part in PARTS]
-    rest = sorted((value for name, value in params if not name.endswith(PARTS)), key=np.ndim)
-    if any(len(values) != num_layers for values in parts) or len(rest) != 2 or parts[1][0].ndim != 2:
+    if any(len(values) != num_layers for values in parts) or parts[1][0].ndim != 2 or not parts[1][0].size:
         return []
-    width = parts[1][0].shape[1]
-    rows = oracle.GATES[kind] * width
-    for i, layer in enumerate(zip(*parts, strict=True)):
-        expected = [(rows, width if i else V), (rows, width), (rows,), (rows,)]
-        if [value.shape for value in layer] != expected:
-            return []
-    if not width or [value.shape for value in rest] != [(V,), (V, width)]:
-        return []
-    layers, dense = list(zip(*parts, strict=True)), (rest[1], rest[0])
-    found = [oracle.gluon_model(kind, layers, dense, X, V)]
-    if kind == "rnn":
-        (w_xh, w_hh, b_i, b_h), (w_hq, b_q) = layers[0], dense
-        found += _scratch([w_xh.T, w_hh.T, b_i + b_h, w_hq.T, b_q], X, V)
+    layers, width = list(zip(*parts, strict=True)), parts[1][0].shape[1]
+    found = []
+    for embedding, dense in _ends([value for name, value in params if not name.endswith(PARTS)], width, V):
+        first = embedding.shape[1]
+        rows = oracle.GATES[kind] * width
+        expected = [[(rows, width if i else first), (rows, width), (rows,), (rows,)] for i in range(num_layers)]
+        if [[value.shape for value in layer] for layer in layers] != expected:
+            continue
+        folded = [(layers[0][0] @ embedding.T, *layers[0][1:]), *layers[1:]]
+        found.append(oracle.gluon_model(kind, folded, dense, X, V))
+        if kind == "rnn":
+            (w_xh, w_hh, b_i, b_h), (w_hq, b_q) = folded[0], dense
+            found += _scratch([w_xh.T, w_hh.T, b_i + b_h, w_hq.T, b_q], X, V)
     return [one.reshape(X.shape[1], len(X), V) for one in found]
+
+
+def _ends(rest, width, V):
+    """What stands before the layers, one-hot vectors or an embedding [V, E], and the dense layer behind them."""
+    biases = [value for value in rest if value.shape == (V,)]
+    tables = [value for value in rest if value.ndim == 2 and len(value) == V]
+    if len(biases) != 1 or len(rest) != 1 + len(tables):
+        return
+    if len(tables) == 1 and tables[0].shape[1] == width:
+        yield np.eye(V), (tables[0], biases[0])
+    if len(tables) == 2:
+        for embedding, weight in (tables, tables[::-1]):
+            if weight.shape[1] == width:
+                yield embedding, (weight, biases[0])
 
 
 def _scratch(params, X, V):

@@ -125,14 +125,18 @@ def test_who_is_worse_has_less_to_lose(nats: float, gap: float, is_flagged: bool
 
 
 @pytest.mark.parametrize(
-    ("nats", "distance", "is_flagged"), [(1.3, None, True), (1.3, 0.0, False), (1.4, None, False), (None, None, False)]
+    ("nats", "distance", "points", "is_flagged"),
+    [(1.3, None, 4.0, True), (1.3, 0.0, 4.0, False), (1.3, None, 0.0, False), (None, None, 4.0, False)],
+    ids=("unreadable", "read", "open class", "not measured"),
 )
-def test_unreadable_weights_are_a_question_where_the_model_is_too_good(
-    nats: float | None, distance: float | None, is_flagged: bool
+def test_unreadable_weights_are_a_question(
+    nats: float | None, distance: float | None, points: float, is_flagged: bool
 ) -> None:
-    """A custom block is no offence; one as good as a 7-gram of 1.25 nats/char is looked at."""
-    known = dataclasses.replace(score(np.ones(3), np.ones(3)), nats_per_char=nats, weights_distance=distance)
-    flag = weights_unknown(known, (np.full(3, 1.25), np.full(3, 1.25)))
+    """To build a model so that it cannot be read must be no way around; in the open class nobody asks."""
+    known = dataclasses.replace(
+        score(np.ones(3), np.ones(3)), nats_per_char=nats, weights_distance=distance, max_points=points
+    )
+    flag = weights_unknown(known)
     assert (flag is not None) == is_flagged
     assert flag is None or (flag.kind, flag.model) == ("WEIGHTS_UNKNOWN", "lstm")
 

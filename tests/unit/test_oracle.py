@@ -22,6 +22,7 @@ import course  # noqa: E402  the path is set above
 import expect  # noqa: E402
 import fakes  # noqa: E402
 import oracle  # noqa: E402
+import weights as readable  # noqa: E402
 
 B, T, V, H = 3, 5, 7, 4
 
@@ -81,6 +82,28 @@ def test_recurrent_layers_agree_with_the_fused_ones_of_mxnet(kind: str, num_laye
     layers = [weights[4 * i : 4 * i + 4] for i in range(num_layers)]
     expected = oracle.gluon_model(kind, layers, (dense.weight.data().asnumpy(), dense.bias.data().asnumpy()), X, V)
     assert np.allclose(output, expected, **expect.FORWARD)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "num_layers"), [("rnn", "rnn", 1), ("gru", "gru", 1), ("lstm", "lstm", 1), ("lstm2", "lstm", 2)]
+)
+@pytest.mark.parametrize("size", [0, 6, H], ids=("one-hot", "an embedding", "an embedding as wide as the layer"))
+def test_weights_are_read_as_the_network_that_they_belong_to(model: str, kind: str, num_layers: int, size: int) -> None:
+    """Whatever stands before the layers, one of the readings is what the network answers, and a stranger has none."""
+    draw = np.random.default_rng(size)
+    embedding = gluon.nn.Embedding(V, size or V)
+    layer, dense = load_stubs({})["make_layer"](kind, H, num_layers), gluon.nn.Dense(V)
+    X = nd.array(draw.integers(0, V, (B, T)))
+    block = [embedding, layer, dense] if size else [layer, dense]
+    for part in block:
+        part.initialize(mx.init.Uniform(0.5))
+    hidden = layer(embedding(X.T) if size else nd.one_hot(X.T, V))
+    output = dense(hidden.reshape((-1, H))).reshape((T, B, V)).asnumpy()
+    params = [(name, one.data().asnumpy()) for part in block for name, one in part.collect_params().items()]
+    found = readable.scores(model, params, X.asnumpy().astype(int), V)
+    assert any(np.allclose(output, one, **expect.FORWARD) for one in found)
+    assert readable.scores(model, [*params, ("extra", np.zeros(3))], X.asnumpy().astype(int), V) == []
+    assert readable.scores("my own", params, X.asnumpy().astype(int), V) == []
 
 
 @pytest.mark.parametrize("activation", [np.tanh, oracle.linear])
