@@ -295,6 +295,8 @@ def _fill(work: _Work, bench: Bench) -> _Work:
 
 
 def _flags(scores: Mapping[str, PerplexityScore], bench: Bench) -> tuple[Flag, ...]:
+    if not scores:  # and no baselines
+        return ()
     ngrams = [bench.yardsticks[name] for name in NGRAMS]
     alike = bench.drawn_lanes
     found = [trained_on_test(score, ngrams, bench.lane_chars, alike=alike) for score in scores.values()]
