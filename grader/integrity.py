@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from grader.corpus import BLOCK_CHARS
-from grader.perplexity import SMALLEST_HONEST_SPLICE_GAP, SPLICE_ERRORS, Array, Reading, log_softmax
+from grader.perplexity import ALPHABET, SMALLEST_HONEST_SPLICE_GAP, SPLICE_ERRORS, Array, Reading, log_softmax
 from grader.sandbox.bridge import SessionOver, Student, StudentError
 from grader.types import Flag, PerplexityScore
 
@@ -43,6 +43,7 @@ LARGEST_POOR_SPLICE_GAP = 0.05  # down to here: the less a model knows of the la
 MOST_WEIGHTS = 2_000_000  # what they compute is computed here, outside every limit of the sandbox
 SAME_ANSWER = 0.02  # total variation; float32, TF32 and float16 stay below
 BEST_HONEST_GAIN = 0.2  # nats/char, on a Kneser-Ney 7-gram; PPMd, which learns as it reads, gains up to 0.07
+GUESSING = math.log(len(ALPHABET))  # nats/char
 EASY_BLOCK = 0.3  # nats/char by which no block is easier than n-grams explain; of honest models, up to 0.12
 MINIMUM_GAP = 0.02  # nats/char; a smaller one is not worth a human's time
 
@@ -95,10 +96,14 @@ def relative_losses(
     yardsticks: Sequence[tuple[Array, Array]],
     alike: tuple[int | None, int | None] = (None, None),
 ) -> tuple[Array, Array]:
-    """What no n-gram explains of the losses on the first lanes of held-out and of test text; its mean is zero."""
+    """What no n-gram explains of the losses on the first lanes of held-out and of test text; its mean is zero.
+
+    A lane on which a model does worse than to guess counts as guessed: what a network that diverged loses says nothing.
+    """
+    guessed = (np.minimum(lanes, GUESSING) for lanes in (score.block_nats, score.test_block_nats))
     ours, *ngrams = [
         np.concatenate([lanes[:end] for lanes, end in zip(texts, alike, strict=True)])
-        for texts in ((np.array(score.block_nats), np.array(score.test_block_nats)), *yardsticks)
+        for texts in (tuple(guessed), *yardsticks)
     ]
     known = np.stack([np.ones(len(ours)), *ngrams], axis=1)
     left = ours - known @ np.linalg.lstsq(known, ours, rcond=None)[0]
@@ -129,7 +134,7 @@ def memorised(score: PerplexityScore, best_ngram: tuple[Array, Array]) -> Flag |
             f"{ngram:.3f}: no model of this size is known to gain {BEST_HONEST_GAIN}"
         )
         return Flag(kind="MEMORISED", model=score.model, evidence=evidence)
-    if score.splice_gap is None or score.splice_gap_error is None:
+    if score.splice_gap is None or score.splice_gap_error is None or (score.nats_per_char or 0.0) >= GUESSING:
         return None
     margin = SPLICE_ERRORS * score.splice_gap_error
     worse = (score.nats_per_char or 0.0) - ngram
@@ -233,7 +238,7 @@ def reported_otherwise(score: PerplexityScore) -> Flag | None:
     That of a model that has hardly learnt may be lower by what it costs to begin anew in each lane: the notebook reads
     the text as a whole.
     """
-    if score.reported is None or not score.test_block_nats:
+    if score.is_open or score.reported is None or not score.test_block_nats:
         return None
     nats = float(np.mean(score.test_block_nats))
     measured = math.exp(nats) if nats < LARGEST_NATS else math.inf

@@ -89,11 +89,9 @@ def test_a_class_is_graded_and_the_same_command_again_takes_what_it_has(course: 
 
 
 CHAIN = """
-import os, random
 from mxnet import nd
 char_to_idx = {c: i for i, c in enumerate(" abcdefghijklmnopqrstuvwxyz")}
 idx_to_char, vocab_size = list(char_to_idx), 27
-test_indices = [char_to_idx[c] for c in open(os.environ["HW_DATA_DIR"] + "/test.txt").read()]
 
 class Uniform:
     def begin_state(self, batch_size, ctx=None):

@@ -6,6 +6,8 @@ No expected value may stand here either: students get this file.
 import contextlib
 import itertools
 import math
+import os
+from pathlib import Path
 
 import mxnet as mx
 import numpy as np
@@ -503,13 +505,14 @@ def gradients_of_rnn(rnn, inputs, state, params, weights):
 class _Window:
     """An N-gram model as one that reads: its state is the last n characters."""
 
-    def __init__(self, mlp, encode, vocab_size):
+    def __init__(self, mlp, encode, indices, vocab_size):
         self.mlp, self.encode, self.vocab_size = mlp, encode, vocab_size
-        self.n = min(range(1, LONGEST_CONTEXT + 1), key=self.nats)  # only who trained it knows how many
+        given = Path(os.environ["HW_DATA_DIR"], "test.txt").read_text(encoding="utf-8")
+        text = indices[[ALPHABET.index(char) for char in given[:2000]]].astype("float32")
+        self.n = min(range(1, LONGEST_CONTEXT + 1), key=lambda n: self.nats(text, n))  # only who trained it knows
 
-    def nats(self, n):
-        """Its mean loss on the beginning of the notebook's own test text with n characters of context."""
-        text = np.array(list(notebook["test_indices"][:2000]), dtype="float32")
+    def nats(self, text, n):
+        """Its mean loss on a text with n characters of context."""
         places = np.arange(len(text) - n)[:, None] + np.arange(n)
         contexts, labels = nd.array(text[places], ctx=device()), nd.array(text[n:], ctx=device())
         try:
@@ -532,7 +535,7 @@ def open_class(known):
     return [name for name in names if name not in known]
 
 
-def _model(name, vocab_size):
+def _model(name, indices, vocab_size):
     """One of the notebook's models, or one of its N-gram models."""
     if name in notebook["models"]:
         return notebook["models"][name]
@@ -540,7 +543,7 @@ def _model(name, vocab_size):
     if name not in ngrams:
         raise Missing(f"models[{name!r}]")
     encode = notebook["encode_bag" if name.endswith("bag") else "encode_sequential"]
-    return _Window(ngrams[name], encode, vocab_size)
+    return _Window(ngrams[name], encode, indices, vocab_size)
 
 
 class _Opened:
@@ -558,7 +561,7 @@ class _Opened:
         self.is_in_order = self.indices.tolist() == list(range(len(ALPHABET)))
         self.lanes, self.has_answered = lanes, False
         self.vocab_size = notebook.get("vocab_size") or len(to_index)
-        self.model = None if name == "scratch" else _model(name, self.vocab_size)
+        self.model = None if name == "scratch" else _model(name, self.indices, self.vocab_size)
         self.state = self.begin(lanes)
 
     def begin(self, lanes):

@@ -90,6 +90,15 @@ def test_a_block_known_by_heart_is_found_among_others(side: int, kind: str) -> N
     assert "a block of" in flag.evidence
 
 
+def test_a_network_that_diverged_is_not_flagged() -> None:
+    """It is worse than guessing, by more on some text than on other: that is no sign of knowing any."""
+    rng = np.random.default_rng(2)
+    nats, yardstick = rng.lognormal(5, 1, (2, 100)), [(np.full(100, 2.0), np.full(100, 2.0))]
+    lost = dataclasses.replace(score(nats[0], nats[1]), splice_gap=-400.0, splice_gap_error=40.0)
+    assert trained_on_test(lost, yardstick, LANE_CHARS) is None
+    assert memorised(lost, yardstick[0]) is None
+
+
 def test_a_model_that_was_not_measured_is_not_flagged() -> None:
     """Unknown is not suspicious."""
     missing = PerplexityScore(model="lstm", outcome=Outcome.MISSING, points=0.0, max_points=4.0)
