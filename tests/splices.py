@@ -35,6 +35,7 @@ def main() -> None:
         train_chars=profile.train_chars,
         test_chars=profile.test_chars,
         held_out_chars=profile.held_out_chars,
+        works=profile.works,
     )
     train, text = indices(split.train), indices(split.held_out)
     order = spliced(text, np.random.default_rng(0))[: max(SPLICED_CHARS, profile.lanes * 3 * WARM_UP_CHARS)]
