@@ -103,8 +103,7 @@ def grade(
 ) -> None:
     """Grade a batch of submissions; exit 1 if some could not be graded by a fault of ours."""
     loaded, scale = _load(assignment, profile)
-    weights_of = [curve.model for curve in scale.curves] if loaded.score == "checkpoint" else []
-    collected = collect(submissions, out / "submissions", exclude=out, weights_of=weights_of)
+    collected = collect(submissions, out / "submissions", exclude=out, weights_of=loaded.weights_of(scale))
     tier = _tier(allow_unsandboxed)
     private = (out, submissions if submissions.is_dir() else submissions.parent)
     bench = set_up(loaded, scale, tier, str(corpus_file) if corpus_file else None, private)

@@ -141,6 +141,10 @@ class Assignment:
         """The profile of that name; KeyError if there is none."""
         return {profile.name: profile for profile in self.profiles}[name]
 
+    def weights_of(self, profile: Profile) -> tuple[str, ...]:
+        """The models whose weights can be handed in."""
+        return tuple(curve.model for curve in profile.curves) if self.score == "checkpoint" else ()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:

@@ -71,7 +71,8 @@ model = models["rnn"]
 model.rnn.l0_i2h_weight.set_data(5 * nd.eye(27))
 model.dense.weight.set_data(follows.T)
 model.save_parameters("rnn.params")
-models["gru"].save_parameters("gru.params")
+for name in ("gru", "lstm"):
+    models[name].save_parameters(f"{name}.params")
 """
 CHECK = """
 import pytest
@@ -97,6 +98,7 @@ def course(tmp_path: Path) -> Path:
     profile: dict[str, Any] = {"name": "smoke", "train_chars": None, "time_budget_s": 60, "lanes": 4, "curves": curves}
     limits = {**LIMITS, "check_wall_s": 10}
     changes = {"corpus": "time-machine", "limits": limits, "score": "checkpoint"}
+    changes["reported"] = "report/{model}/test_perplexity"
     (tmp_path / "assignment").mkdir()
     folder_with(tmp_path / "assignment", profiles=[profile | {"test_chars": 2000, "held_out_chars": 2000}], **changes)
     shutil.copy(ROOT / "reference" / "checks" / "stubs.py", tmp_path / "assignment" / "checks")
@@ -118,8 +120,7 @@ def bench_of(course: Path, tier: str) -> Bench:
 
 
 def collected(course: Path, bench: Bench) -> Submission:
-    weights_of = MODELS if bench.assignment.score == "checkpoint" else ()
-    return collect(course / "class", course / "work", weights_of=weights_of)[0]
+    return collect(course / "class", course / "work", weights_of=bench.assignment.weights_of(bench.profile))[0]
 
 
 def hand_in(course: Path, weights: Path, **files: str) -> Path:
@@ -131,12 +132,18 @@ def hand_in(course: Path, weights: Path, **files: str) -> Path:
 
 @pytest.mark.parametrize("form", ["list", "dict"])
 def test_weights_that_are_handed_in_are_scored(course: Path, weights: Path, tier: str, form: str) -> None:
-    """A model with a file is as good as the file, one without is what the notebook made; what fits not costs itself."""
+    """A model with a file is as good as the file, one without is what the notebook made; what fits not costs itself.
+
+    Checks judge the notebook as it ran, and its own figure is held against no other weights.
+    """
     folder = hand_in(course, weights, scratch=form, rnn="rnn", lstm="gru")
+    says = "report = {name: {'test_perplexity': 27.0} for name in ('rnn', 'lstm2')}"
+    as_it_ran = "def f(x): return 2 * x if not scratch_params[0].sum().asscalar() else 'other weights'"
+    (folder / "homework.ipynb").write_bytes(notebook_of(NOTEBOOK, says, as_it_ran))
     if form == "list":
         (folder / "gru.params").write_bytes((weights / "gru.params").read_bytes()[:500])
     else:
-        (folder / "gru.params").write_bytes(bytes(MAX_PARAMS_BYTES + 1))
+        (folder / "gru.params").write_bytes((weights / "gru.params").read_bytes().ljust(MAX_PARAMS_BYTES + 1))
     bench = bench_of(course, tier)
     grade = grade_submission(collected(course, bench), bench)
     scores = {score.model: score for score in grade.perplexities}
@@ -149,6 +156,8 @@ def test_weights_that_are_handed_in_are_scored(course: Path, weights: Path, tier
         assert scores[model].outcome is Outcome.NOT_RUN
         assert f"{model}.params could not be loaded" in scores[model].message
     assert [check.outcome for check in grade.checks] == [Outcome.PASSED]
+    assert (scores["rnn"].reported, scores["lstm2"].reported) == (None, 27.0)
+    assert "REPORTED_OTHERWISE" not in {flag.kind for flag in grade.flags}
     assert grade.checkpoint
 
 
@@ -172,7 +181,7 @@ def test_the_notebook_finds_its_weights_and_none_of_this_in_the_graders_process(
 
 def test_weights_that_end_the_process_cost_their_model_only(course: Path, weights: Path, tier: str) -> None:
     """A model whose loading kills the process has no score; the others are scored in a fresh sandbox."""
-    folder = hand_in(course, weights, scratch="list", gru="gru")
+    folder = hand_in(course, weights, scratch="list", gru="gru", lstm="lstm")
     kills = "models['gru'].load_parameters = lambda *args, **kwargs: os._exit(1)"
     (folder / "homework.ipynb").write_bytes(notebook_of(NOTEBOOK, kills, "def f(x): return 2 * x"))
     bench = bench_of(course, tier)
