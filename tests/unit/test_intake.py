@@ -506,17 +506,17 @@ def test_weights_beside_a_notebook_belong_to_it(tmp_path: Path, work: Path, layo
 
 def test_weights_beside_a_notebook_that_is_named_are_found(tmp_path: Path, work: Path) -> None:
     """One notebook on the command line; and whatever is handed in as one stays what is graded."""
-    root = put(tmp_path, "ada.ipynb", "rnn.params", "answer.pdf")
+    root = put(tmp_path, "ada.ipynb", "rnn.params", "text.pdf")
     assert weights_of(collect(root / "ada.ipynb", work, weights_of=MODELS)[0], root) == {"rnn": "rnn.params"}
-    assert collect(root / "answer.pdf", work, weights_of=MODELS)[0].path == str(root / "answer.pdf")
+    assert collect(root / "text.pdf", work, weights_of=MODELS)[0].path == str(root / "text.pdf")
 
 
 def test_canvas_numbers_weights_that_come_again(tmp_path: Path, work: Path) -> None:
     """The latest upload counts."""
-    names = ("ada_1234_500_homework.ipynb", "ada_1234_501_rnn.params", "ada_1234_499_rnn-1.params")
+    names = ("ada_1234_500_homework.ipynb", "ada_1234_1000_rnn.params", "ada_1234_999_rnn-1.params")
     root = put(tmp_path / "in", *names, "ada_1234_502_lstm-2.params", "ada_1234_501_lstm.params")
     found = weights_of(collect(root, work, weights_of=MODELS)[0], root)
-    assert found == {"rnn": "ada_1234_501_rnn.params", "lstm": "ada_1234_502_lstm-2.params"}
+    assert found == {"rnn": "ada_1234_1000_rnn.params", "lstm": "ada_1234_502_lstm-2.params"}
 
 
 def test_weights_are_part_of_what_was_handed_in(tmp_path: Path, work: Path) -> None:
@@ -528,6 +528,8 @@ def test_weights_are_part_of_what_was_handed_in(tmp_path: Path, work: Path) -> N
         (root / "ada" / f"{name}.params").write_bytes(content)
         found.append(collect(root, work, weights_of=MODELS)[0].sha256)
     (root / "ada/rnn.params").unlink()
+    found.append(collect(root, work, weights_of=MODELS)[0].sha256)
+    (root / "ada/lstm.params").rename(root / "ada/rnn.params")
     found.append(collect(root, work, weights_of=MODELS)[0].sha256)
     assert len(set(found)) == len(found)
     assert collect(root, work)[0].sha256 == found[0]
