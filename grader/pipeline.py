@@ -291,6 +291,8 @@ def _fill(work: _Work, bench: Bench) -> _Work:
 
 
 def _flags(scores: Mapping[str, PerplexityScore], bench: Bench) -> tuple[Flag, ...]:
+    if not scores:
+        return ()  # without curves no baseline is fitted either
     ngrams, lanes = [bench.yardsticks[name] for name in NGRAMS], bench.profile.lanes
     lengths = len(bench.split.held_out), len(bench.split.test)
     lane_chars = lengths[0] // lanes, lengths[1] // lanes
