@@ -35,6 +35,7 @@ from grader.outputs import (
     CURVES,
     GRADEBOOK,
     keep_submission,
+    kept_params,
     kept_submission,
     write_class,
     write_curves,
@@ -102,7 +103,7 @@ def grade(
 ) -> None:
     """Grade a batch of submissions; exit 1 if some could not be graded by a fault of ours."""
     loaded, scale = _load(assignment, profile)
-    collected = collect(submissions, out / "submissions", exclude=out)
+    collected = collect(submissions, out / "submissions", exclude=out, weights_of=loaded.weights_of(scale))
     tier = _tier(allow_unsandboxed)
     private = (out, submissions if submissions.is_dir() else submissions.parent)
     bench = set_up(loaded, scale, tier, str(corpus_file) if corpus_file else None, private)
@@ -217,7 +218,11 @@ def replay(
     _, scale = _load(assignment, graded.profile)
     bench = set_up(loaded, scale, _tier(False), str(corpus_file) if corpus_file else None, (out,))
     submission = Submission(
-        student_id=student, path=str(kept), sha256=graded.submission_sha256, submitted_at=graded.submitted_at
+        student_id=student,
+        path=str(kept),
+        sha256=graded.submission_sha256,
+        submitted_at=graded.submitted_at,
+        params=kept_params(out, graded.submission_sha256),
     )
     if bench.key(submission) != graded.key:
         say("The checks, the text or the grader changed since: verdicts may be others.", style="yellow")

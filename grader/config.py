@@ -48,6 +48,11 @@ def load_assignment(folder: Path) -> Assignment:
         raise AssignmentError(f"{path} names {raw['weights']} in `weights`, and there is no such file.")
     values = {"duedate": "", "seed": 0, "reported": "", "weights": "", **raw, "folder": str(folder), "checks": checks}
     values |= {"profiles": profiles, "manual": manual, "roster": read_roster(folder)}
+    if raw.get("score", "retrain") not in ("retrain", "checkpoint"):
+        raise AssignmentError(
+            f"{path}: `score` is {raw['score']!r}; expected retrain (models as the notebook trains them) or checkpoint "
+            "(weights that are handed in beside it)."
+        )
     if (secret := read_secret(folder)) is not None:
         values |= {"seed": secret, "has_secret": True}
     assignment: Assignment = _build(

@@ -26,6 +26,11 @@ WORDS = {
     Outcome.PROTOCOL_VIOLATION: "refused",
     Outcome.NOT_RUN: "not run",
 }
+# Of a grade with `checkpoint`, on every report.
+WEAKER_PROMISE = (
+    "Weights could be handed in with the notebook: nothing shows that those scored here were not trained on the "
+    "held-out text."
+)
 _UNKNOWN = "What came back is not right, and it is none of the mistakes that this check knows by name."
 # What can be said of an outcome without a word from the notebook's process.
 _SENTENCES = {

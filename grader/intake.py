@@ -10,7 +10,7 @@ import re
 import stat
 import zoneinfo
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,6 +24,7 @@ from grader.unzip import MAX_FILE_BYTES, WRAPPERS, is_ignored, unzip
 
 METADATA = "submission_metadata.yml"  # Gradescope's
 TIMESTAMP = "timestamp.txt"  # nbgrader's
+MAX_PARAMS_BYTES = 6 * 2**20  # of one file of weights; the homework's largest model has half as much
 STAFF_SUFFIXES = {".csv", ".db", ".md", ".yaml", ".yml"}  # what lies beside submissions and is none
 # lastfirst_[LATE_]12345_678_homework.ipynb: the student, the upload, and the file's name
 CANVAS = re.compile(r"(?P<name>[^_]+)_(?:LATE_)?(?P<id>\d{3,})_(?P<upload>\d{3,})_(?P<file>.+)")
@@ -47,7 +48,7 @@ class _File:
         return self.path.suffix.lower() == ".ipynb"
 
 
-def collect(path: Path, work: Path, exclude: Path | None = None) -> list[Submission]:
+def collect(path: Path, work: Path, exclude: Path | None = None, weights_of: Collection[str] = ()) -> list[Submission]:
     """All submissions under `path`, one for each student, by student id.
 
     `path` is a notebook (or whatever was handed in as one), a zip file, or a folder: `<student>.ipynb`;
@@ -57,6 +58,7 @@ def collect(path: Path, work: Path, exclude: Path | None = None) -> list[Submiss
     A student's submission is `homework.ipynb`; failing that the latest or first notebook; failing that the
     first file of another kind, which will be found not to be a notebook; failing that it is missing.
     Hidden files and links are never followed or read. A results folder inside `path` is told by `exclude`.
+    Files `<model>.params` of the models `weights_of`, which lie beside the notebook, are part of the submission.
 
     Raises UsageError if there is nothing to collect, InfrastructureError if a zip cannot be extracted.
     """
@@ -70,9 +72,13 @@ def collect(path: Path, work: Path, exclude: Path | None = None) -> list[Submiss
             if exclude and path.resolve() in exclude.resolve().parents:
                 found = {raw: files for raw, files in found.items() if not _all_below(exclude, files)}
         else:
-            found = {_student(path.name)[0]: [_File(path=path.resolve(), name=path.name)]}
+            file = _File(path=path.resolve(), name=path.name)
+            found = {_student(path.name)[0]: [file, *_beside(file.path, weights_of)]}
+        for stray in sorted(weights_of):
+            if [file.name for file in found.get(stray, [])] == [f"{stray}.params"]:
+                log.warning("%s is left out: whose it is cannot be told.", found.pop(stray)[0].path)
         ids = _unique_ids(found)
-        submissions = [_submission(ids[raw], _best(raw, files)) for raw, files in found.items()]
+        submissions = [_submission(ids[raw], _best(raw, files), files, weights_of) for raw, files in found.items()]
     except OSError as error:
         raise UsageError(f"{error.filename or path} cannot be read: {error.strerror}.") from error
     if not any(submission.path for submission in submissions):
@@ -96,37 +102,74 @@ def _all_below(folder: Path, files: list[_File]) -> bool:
 
 
 def read_submission(submission: Submission) -> bytes:
-    """The bytes handed in.
+    """The bytes of the notebook, as `read_with_params` has them."""
+    return read_with_params(submission)[0]
+
+
+def read_with_params(submission: Submission) -> tuple[bytes, dict[str, bytes]]:
+    """The bytes handed in: of the notebook and, by model, of the weights; of a file that is too large, some.
 
     Raises SubmissionError if there are too many, InfrastructureError if they cannot be read, or are not
     those that were collected: neither is the student's fault.
     """
     try:
-        data = _read_bounded(Path(submission.path))
+        data, params = _read_bounded(Path(submission.path)), _read_params(submission.params)
     except OSError as error:
+        path = _printable(str(error.filename or submission.path))
         raise InfrastructureError(
-            f"{_printable(submission.path)} cannot be read any more: {error.strerror}; collect the submissions again."
+            f"{path} cannot be read any more: {error.strerror}; collect the submissions again."
         ) from error
     if len(data) > MAX_FILE_BYTES:
         raise SubmissionError(
             f"The file is larger than {MAX_FILE_BYTES // 2**20} MB: clear the outputs of all cells, save, and hand "
             "it in again."
         )
-    if hashlib.sha256(data).hexdigest() != submission.sha256:
+    if _identity(data, params) != submission.sha256:
         raise InfrastructureError(
             f"{_printable(submission.path)} has changed since it was collected; collect the submissions again."
         )
-    return data
+    return data, params
 
 
-def _submission(student: str, file: _File | None) -> Submission:
+def _identity(notebook: bytes, params: Mapping[str, bytes]) -> str:
+    """The sha256 of the notebook; with weights, that of a list of the sha256 of each file."""
+    digest = hashlib.sha256(notebook).hexdigest()
+    if not params:
+        return digest
+    lines = [f"{model} {hashlib.sha256(params[model]).hexdigest()}\n" for model in sorted(params)]
+    return hashlib.sha256("".join([f"{digest}\n", *lines]).encode()).hexdigest()
+
+
+def _submission(
+    student: str, file: _File | None, files: Sequence[_File] = (), weights_of: Collection[str] = ()
+) -> Submission:
     if file is None:
         return Submission(student_id=student, path="", sha256=hashlib.sha256().hexdigest(), submitted_at="")
+    params = _params(file, files, weights_of)
     try:
-        digest = hashlib.sha256(_read_bounded(file.path)).hexdigest()
+        digest = _identity(_read_bounded(file.path), _read_params(params))
     except OSError:
         digest = ""  # found out again, and told, when it is to be graded; the others go on
-    return Submission(student_id=student, path=str(file.path), sha256=digest, submitted_at=_submitted_at(file.path))
+    when = _submitted_at(file.path)
+    return Submission(student_id=student, path=str(file.path), sha256=digest, submitted_at=when, params=params)
+
+
+def _beside(notebook: Path, weights_of: Collection[str]) -> list[_File]:
+    """The files of weights in the folder of a notebook that was given by its name."""
+    paths = [notebook.with_name(f"{model}.params") for model in weights_of]
+    for path in filter(Path.is_symlink, paths):
+        log.warning("%s is a link and is not followed.", path)
+    return [_File(path=path, name=path.name) for path in paths if path.is_file() and not path.is_symlink()]
+
+
+def _params(notebook: _File, files: Sequence[_File], weights_of: Collection[str]) -> dict[str, str]:
+    """By model, the path of `<model>.params` beside the notebook: of several, the latest; Canvas appends `-1`."""
+    found: dict[str, tuple[int, str]] = {}
+    for file in files:
+        stem = re.sub(r"-\d+$", "", Path(file.name).stem)
+        if file.path.suffix == ".params" and stem in weights_of and file.path.parent == notebook.path.parent:
+            found[stem] = max(found.get(stem, (0, "")), (file.upload, str(file.path)))
+    return {model: path for model, (_, path) in sorted(found.items())}
 
 
 def _printable(path: str) -> str:
@@ -134,10 +177,14 @@ def _printable(path: str) -> str:
     return os.fsencode(path).decode(errors="replace")
 
 
-def _read_bounded(path: Path) -> bytes:
+def _read_bounded(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
     """The bytes of a file, one more than allowed at most. A link or a pipe that has taken its place is not read."""
     with open(path, "rb", opener=_open_file) as stream:
-        return stream.read(MAX_FILE_BYTES + 1)
+        return stream.read(limit + 1)
+
+
+def _read_params(params: Mapping[str, str]) -> dict[str, bytes]:
+    return {model: _read_bounded(Path(path), MAX_PARAMS_BYTES) for model, path in params.items()}
 
 
 def _open_file(path: str, flags: int) -> int:
@@ -215,12 +262,17 @@ def _best(student: str, files: list[_File]) -> _File | None:
     """The file that counts."""
     ranked = sorted(
         (file for file in files if file.name != TIMESTAMP),
-        key=lambda f: (not f.is_notebook, f.name != "homework.ipynb", -f.upload, len(f.path.parts), str(f.path)),
+        key=lambda f: (_kind(f), f.name != "homework.ipynb", -f.upload, len(f.path.parts), str(f.path)),
     )
     others = [file for file in ranked[1:] if file.is_notebook]
     if others and ranked[0].name != "homework.ipynb" and ranked[0].upload == others[0].upload:
         log.warning("%s handed in %d notebooks; %s counts.", student, len(others) + 1, ranked[0].path)
     return ranked[0] if ranked else None
+
+
+def _kind(file: _File) -> int:
+    """Notebooks first, weights last."""
+    return 0 if file.is_notebook else 2 if file.path.suffix == ".params" else 1
 
 
 def _unique_ids(found: dict[str, list[_File]]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from grader.curves import Panel, curves_html, panels
 from grader.errors import InfrastructureError, SubmissionError, UsageError
 from grader.export import gradescope_results, write_canvas_csv, write_grades_csv, write_moodle_csv, write_results
 from grader.feedback import feedback_html
-from grader.intake import read_submission
+from grader.intake import read_with_params
 from grader.leaderboard import Baseline, Row, leaderboard_csv, leaderboard_html, rows
 from grader.marks import Marking
 from grader.pipeline import Bench
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def keep_submission(out: Path, submission: Submission) -> None:
-    """Keep a notebook as it was handed in, under its hash, once.
+    """Keep a notebook as it was handed in, and the weights beside it, under its hash, once.
 
     Raises:
         InfrastructureError: the disk refuses. A file that cannot be read any more, or is too large to be graded, is
@@ -44,16 +44,24 @@ def keep_submission(out: Path, submission: Submission) -> None:
     if not submission.path or kept.exists():
         return
     try:
-        data = read_submission(submission)
+        data, params = read_with_params(submission)
     except (SubmissionError, InfrastructureError) as error:
         log.warning("The notebook of %s is not kept: %s", submission.student_id, error)
         return
+    for model, weights in params.items():
+        _write(kept.with_suffix("") / f"{model}.params", weights)
     _write(kept, data)
 
 
 def kept_submission(out: Path, sha256: str) -> Path:
     """Where `keep_submission` puts the notebook with this hash."""
     return out / SUBMISSIONS / f"{sha256}.ipynb"
+
+
+def kept_params(out: Path, sha256: str) -> dict[str, str]:
+    """By model, where `keep_submission` has put the weights that were handed in with it."""
+    folder = kept_submission(out, sha256).with_suffix("")
+    return {path.stem: str(path) for path in sorted(folder.glob("*.params"))}
 
 
 def write_student(out: Path, grade: Grade, assignment: Assignment, marking: Marking) -> None:
@@ -146,8 +154,10 @@ def board_rows(
 
 def write_curves(out: Path, bench: Bench, grades: Sequence[Grade]) -> list[Panel]:
     """The credit curves of a profile, with the scores of those who were measured on the same texts, as a page."""
-    drawn = panels(bench.profile.curves, bench.yardsticks, [g for g in grades if g.data_sha256 == bench.split.sha256])
-    write_text(out / CURVES, curves_html(drawn, bench.assignment.title, bench.profile.name))
+    alike = [grade for grade in grades if grade.data_sha256 == bench.split.sha256]
+    drawn = panels(bench.profile.curves, bench.yardsticks, alike)
+    checkpoint = any(grade.checkpoint for grade in alike)
+    write_text(out / CURVES, curves_html(drawn, bench.assignment.title, bench.profile.name, checkpoint=checkpoint))
     return drawn
 
 

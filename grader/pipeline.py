@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -22,7 +22,7 @@ from grader.baselines import BEST_NGRAM, NAMES, NGRAMS, Blocks, baselines
 from grader.checks import run_checks, scores_of_weights, without_session
 from grader.corpus import cache_folder, load_corpus, split_corpus
 from grader.errors import AssignmentError, SubmissionError
-from grader.intake import read_submission
+from grader.intake import MAX_PARAMS_BYTES, read_with_params
 from grader.integrity import (
     memorised,
     reported_otherwise,
@@ -63,6 +63,10 @@ _STATUS = {
     Outcome.KERNEL_DIED: Status.KERNEL_DIED,
     Outcome.PROTOCOL_VIOLATION: Status.PROTOCOL_VIOLATION,
 }
+_UNFIT = (
+    "{model}.params could not be loaded: it does not fit the model that the notebook defines, is no file of MXNet's, "
+    f"or is larger than {MAX_PARAMS_BYTES >> 20} MB."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,10 +174,10 @@ def grade_submission(submission: Submission, bench: Bench) -> Grade:
     if not submission.path:
         return _ungraded(submission, bench, Status.MISSING, "No notebook was handed in.", started)
     try:
-        notebook = to_json(parse_submission(read_submission(submission)))
+        notebook, params = _handed_in(submission)
     except SubmissionError as error:
         return _ungraded(submission, bench, Status.INVALID_NOTEBOOK, str(error), started)
-    work = _examine(notebook.encode(), submission, bench)
+    work = _examine(notebook, params, submission, bench)
     flags = _flags(work.scores, bench)
     status = _STATUS[work.execution.outcome]
     if flags and status is Status.GRADED:
@@ -181,7 +185,14 @@ def grade_submission(submission: Submission, bench: Bench) -> Grade:
     return _grade(submission, bench, status, work, flags, started)
 
 
-def _examine(notebook: bytes, submission: Submission, bench: Bench) -> _Work:
+def _handed_in(submission: Submission) -> tuple[bytes, dict[str, bytes]]:
+    """The notebook, and by model the weights beside it: nothing of a file that is too large. Raises SubmissionError."""
+    data, params = read_with_params(submission)
+    weights = {model: found if len(found) <= MAX_PARAMS_BYTES else b"" for model, found in params.items()}
+    return to_json(parse_submission(data)).encode(), weights
+
+
+def _examine(notebook: bytes, params: Mapping[str, bytes], submission: Submission, bench: Bench) -> _Work:
     """Run the notebook and ask it everything; again in a fresh sandbox if a check wedged or killed the last one.
 
     No round begins when the time for one sandbox is used up by those before it: no submission may hold up the batch.
@@ -189,7 +200,7 @@ def _examine(notebook: bytes, submission: Submission, bench: Bench) -> _Work:
     started, died = time.monotonic(), False
     work: _Work | None = None
     while work is None or time.monotonic() - started < bench.profile.limits.total_wall_s:
-        with _session(notebook, bench) as session:
+        with _session(notebook, params, bench) as session:
             execution = session.execute()
             if work is None and execution.outcome is Outcome.KERNEL_DIED and not died:
                 died = True
@@ -198,7 +209,7 @@ def _examine(notebook: bytes, submission: Submission, bench: Bench) -> _Work:
             if session.over:
                 break
             decided = len(work.checks) + len(work.scores)
-            _ask(session, work, bench.check_seed(submission), bench)
+            _ask(session, work, bench.check_seed(submission), bench, params)
             if session.over is None or len(work.checks) + len(work.scores) == decided:
                 break
     return _fill(work, bench)
@@ -211,19 +222,20 @@ def ran(submission: Submission, bench: Bench) -> Iterator[Student]:
     Raises:
         SubmissionError: not a notebook, or its process ended, with the reason.
     """
-    notebook = to_json(parse_submission(read_submission(submission)))
-    with _session(notebook.encode(), bench) as session:
+    with _session(*_handed_in(submission), bench) as session:
         session.execute()
         yield Student(session, bench.assignment.stubs_source)
 
 
-def _session(notebook: bytes, bench: Bench) -> Session:
+def _session(notebook: bytes, params: Mapping[str, bytes], bench: Bench) -> Session:
     profile, split = bench.profile, bench.split
+    texts = {"data/train.txt": split.train.encode(), "data/test.txt": split.test.encode()}
     return Session(
         notebook=notebook,
-        files={"data/train.txt": split.train.encode(), "data/test.txt": split.test.encode()},
+        files=texts | {f"checkpoint/{model}.params": weights for model, weights in params.items()},
         environment={
             "HW_DATA_DIR": "$HOME/data",
+            **({"HW_CHECKPOINT_DIR": "$HOME/checkpoint"} if params else {}),
             "HW_PROFILE": profile.name,
             "HW_TIME_BUDGET_S": f"{profile.time_budget_s:g}",
             "OMP_NUM_THREADS": "1",
@@ -237,8 +249,8 @@ def _session(notebook: bytes, bench: Bench) -> Session:
     )
 
 
-def _ask(session: Session, work: _Work, seed: int, bench: Bench) -> None:
-    """Run the checks, then the scores, that are still open."""
+def _ask(session: Session, work: _Work, seed: int, bench: Bench, params: Collection[str]) -> None:
+    """Run the checks, then the scores, that are still open; models with `params` take them in between."""
     open_checks = {check.id for check in bench.assignment.checks} - set(work.checks)
     try:
         student = Student(session, bench.assignment.stubs_source)
@@ -249,6 +261,7 @@ def _ask(session: Session, work: _Work, seed: int, bench: Bench) -> None:
     if open_checks:
         for result in run_checks(bench.assignment, open_checks, student, seed, bench.split.test):
             work.checks[result.check_id] = result
+    _load_params(session, student, work, params, bench)
     open_curves = [curve for curve in bench.profile.curves if curve.model not in work.scores]
     if work.open_class is None:
         work.open_class = _open_class(student, bench)
@@ -260,7 +273,21 @@ def _ask(session: Session, work: _Work, seed: int, bench: Bench) -> None:
         judge = functools.partial(weights_distance, student, compute) if bench.assignment.weights else None
         scores = score_models(student, open_curves, bench.split, bench.profile.lanes, seed, judge)
         for model, score in scores.items():
-            work.scores[model] = dataclasses.replace(score, reported=reported.get(model))
+            said = None if model in params else reported.get(model)  # which is of the model before it took weights
+            work.scores[model] = dataclasses.replace(score, reported=said)
+
+
+def _load_params(session: Session, student: Student, work: _Work, params: Collection[str], bench: Bench) -> None:
+    """Have models take the weights that were handed in for them; one that cannot has no score, and the others go on."""
+    for curve in bench.profile.curves:
+        if curve.model in params and curve.model not in work.scores and session.over is None:
+            try:
+                student.stubs.load_params(curve.model)
+            except StudentError as error:
+                outcome, said = error.outcome, str(error)
+                if outcome is Outcome.RAISED:  # said in our words, as its student is to read it
+                    outcome, said = Outcome.NOT_RUN, _UNFIT.format(model=curve.model)
+                work.scores[curve.model] = without_model(curve, outcome, said)
 
 
 def _open_class(student: Student, bench: Bench) -> tuple[Curve, ...]:
@@ -344,6 +371,7 @@ def _grade(
         wall_time_s=time.monotonic() - started,
         graded_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         notebook_json=_shown(work.execution.notebook_json),
+        checkpoint=bench.assignment.score == "checkpoint",
     )
 
 

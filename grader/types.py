@@ -135,10 +135,15 @@ class Assignment:
     manual: tuple[ManualItem, ...] = ()  # in a student's copy: none
     has_secret: bool = False  # the seed is a course's own, and not the one that assignment.yaml shows to everybody
     roster: Mapping[str, Person] = field(default_factory=dict)  # by student id; empty: whoever hands something in
+    score: str = "retrain"  # or `checkpoint`: weights that were handed in beside a notebook are scored
 
     def profile(self, name: str) -> Profile:
         """The profile of that name; KeyError if there is none."""
         return {profile.name: profile for profile in self.profiles}[name]
+
+    def weights_of(self, profile: Profile) -> tuple[str, ...]:
+        """The models whose weights can be handed in."""
+        return tuple(curve.model for curve in profile.curves) if self.score == "checkpoint" else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,12 +159,13 @@ class Split:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """One notebook handed in by one student."""
+    """One notebook handed in by one student, and the weights beside it where a course takes them."""
 
     student_id: str
     path: str  # the file; empty if the student handed in none
-    sha256: str  # identity of its bytes; of nothing if missing
+    sha256: str  # identity of its bytes, weights included; of nothing if missing
     submitted_at: str  # ISO 8601, UTC
+    params: Mapping[str, str] = field(default_factory=dict)  # by model, the files with its weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,6 +249,7 @@ class Grade:
     wall_time_s: float
     graded_at: str  # ISO 8601, UTC
     notebook_json: str = field(default="", repr=False)  # executed, for showing
+    checkpoint: bool = False  # weights could be handed in: what was scored need not have been trained in the sandbox
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,13 @@ def test_what_a_person_marks_is_read(tmp_path: Path) -> None:
     assert assignment.manual == (ManualItem(**{**essay, "points": 6.0}), ManualItem(id="a", title="A", points=0.5))
 
 
+def test_models_are_trained_in_the_sandbox_unless_the_course_says_otherwise(tmp_path: Path) -> None:
+    """Without a word, and in the reference, no weights are taken from anybody."""
+    assert load_assignment(folder_with(tmp_path)).score == "retrain"
+    assert load_assignment(ROOT / "reference").score == "retrain"
+    assert load_assignment(folder_with(tmp_path, score="checkpoint")).score == "checkpoint"
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -58,6 +65,8 @@ def test_what_a_person_marks_is_read(tmp_path: Path) -> None:
         ({"limits": {**LIMITS, "memory": 1}}, "unknown entry memory"),
         ({"profiles": "smoke"}, "`profiles` should be a list"),
         ({"guest": "checks/nothing.py"}, "nothing.py"),
+        ({"score": "submitted"}, "`score` is 'submitted'; expected retrain .* or checkpoint"),
+        ({"score": ["checkpoint"]}, r"`score` is \['checkpoint'\]; expected retrain"),
     ],
     ids=lambda value: "" if isinstance(value, dict) else value,
 )

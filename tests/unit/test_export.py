@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from records import HOSTILE, a_grade, a_mark, marking
 
+from grader.disclose import WEAKER_PROMISE
 from grader.errors import InfrastructureError
 from grader.export import (
     Person,
@@ -245,6 +246,12 @@ def test_the_guide_of_who_marks_is_in_no_file(tmp_path: Path) -> None:
     assert "SECRET" not in json.dumps(gradescope_results(a_grade(), CHECKS, marking=marks))
     write_moodle_csv(tmp_path / "m.csv", [a_grade()], marking=marks)
     assert "SECRET" not in (tmp_path / "m.csv").read_text()
+
+
+def test_the_weaker_promise_is_said() -> None:
+    """Where weights could be handed in, and only there."""
+    assert WEAKER_PROMISE in gradescope_results(a_grade(checkpoint=True), CHECKS)["output"]
+    assert WEAKER_PROMISE not in gradescope_results(a_grade(), CHECKS)["output"]
 
 
 def test_no_sandbox_is_said() -> None:

@@ -13,6 +13,7 @@ import pytest
 from records import HOSTILE, a_grade, a_mark, marking
 
 from grader.cells import cells
+from grader.disclose import WEAKER_PROMISE
 from grader.feedback import feedback_html
 from grader.marks import UNMARKED, Marking
 from grader.render import one_line, plain, points, when
@@ -192,6 +193,12 @@ def test_a_fault_of_ours_is_no_zero() -> None:
     assert "No score yet" in text
     assert "0 /" not in text
     assert "/srv/worker-3" not in page
+
+
+def test_the_weaker_promise_is_said() -> None:
+    """Where weights could be handed in, and only there."""
+    assert WEAKER_PROMISE in html(checkpoint=True)
+    assert WEAKER_PROMISE not in html()
 
 
 def test_no_sandbox_is_said_first() -> None:

@@ -300,6 +300,24 @@ def test_each_earlier_schema_is_upgraded(path: Path, revision: str) -> None:
         assert book.marks() == {("ada", "essay"): a_mark()}
 
 
+def test_earlier_grades_were_of_models_trained_in_the_sandbox(path: Path) -> None:
+    """A grade of a schema that knew no weights says so after the upgrade; a later one says what it is."""
+    migrate(path, "0003")
+    raw = sqlite3.connect(path)
+    grade = {"run_id": 1, "submission_id": 1, "status": "graded", "message": "", "score": 1, "max_score": 2, "key": "k"}
+    grade |= dict.fromkeys(("grader_version", "data_sha256", "profile", "sandbox", "graded_at"), "x")
+    grade |= {"wall_time_s": 1.0}
+    raw.execute("INSERT INTO runs VALUES (1, 'c', 'p', 't')")
+    raw.execute("INSERT INTO submissions VALUES (1, 'ada', 'ab', 't')")
+    raw.execute(f"INSERT INTO grades ({', '.join(grade)}) VALUES ({', '.join('?' * len(grade))})", [*grade.values()])
+    raw.commit()
+    raw.close()
+    with Gradebook.open(path) as book:
+        assert [grade.checkpoint for grade in book.latest()] == [False]
+        book.add(book.begin_run(command="c", profile="p", started_at="t"), a_grade(checkpoint=True))
+        assert book.latest() == [a_grade(checkpoint=True)]
+
+
 def test_migrations_make_the_tables_written_down(book: Gradebook, path: Path) -> None:
     """The migrations and the tables in the code describe the same schema."""
     engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool)

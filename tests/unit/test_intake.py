@@ -15,7 +15,7 @@ import pytest
 
 from grader import intake, unzip
 from grader.errors import InfrastructureError, SubmissionError, UsageError
-from grader.intake import collect, read_submission
+from grader.intake import collect, read_submission, read_with_params
 from grader.types import Submission
 
 NOTEBOOK = json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
@@ -480,3 +480,98 @@ def test_racing_extractions_agree(tmp_path: Path, work: Path, caplog: pytest.Log
     assert (done / "ada.ipynb").exists()
     with pytest.raises(OSError, match="No such file"):
         unzip._rename(tmp_path / "none", tmp_path / "nowhere")
+
+
+# ---------------------------------------------------------------- weights
+
+MODELS = ("scratch", "rnn", "lstm")
+
+
+def weights_of(submission: Submission, root: Path) -> dict[str, str]:
+    return {model: Path(path).relative_to(root).as_posix() for model, path in submission.params.items()}
+
+
+@pytest.mark.parametrize("layout", ["submitted/ada/hw/", "ada/", "ada_1234_567_", "Ada_1234_assignsubmission_file_"])
+def test_weights_beside_a_notebook_belong_to_it(tmp_path: Path, work: Path, layout: str) -> None:
+    """In every layout, those of the models that are scored; what lies elsewhere or is named otherwise does not."""
+    names = [f"{layout}{name}" for name in ("homework.ipynb", "rnn.params", "lstm.params", "best.params", "rnn.txt")]
+    root = put(tmp_path / "in", *names, *(["ada/old/scratch.params"] if layout == "ada/" else []))
+    submission = collect(root, work, weights_of=MODELS)[0]
+    assert weights_of(submission, root) == {"lstm": f"{layout}lstm.params", "rnn": f"{layout}rnn.params"}
+    assert Path(submission.path) == root / f"{layout}homework.ipynb"
+    notebook, params = read_with_params(submission)
+    assert notebook == (root / f"{layout}homework.ipynb").read_bytes() == read_submission(submission)
+    assert params["rnn"] == (root / f"{layout}rnn.params").read_bytes()
+
+
+def test_weights_beside_a_notebook_that_is_named_are_found(tmp_path: Path, work: Path) -> None:
+    """One notebook on the command line; and whatever is handed in as one stays what is graded."""
+    root = put(tmp_path, "ada.ipynb", "rnn.params", "text.pdf")
+    assert weights_of(collect(root / "ada.ipynb", work, weights_of=MODELS)[0], root) == {"rnn": "rnn.params"}
+    assert collect(root / "text.pdf", work, weights_of=MODELS)[0].path == str(root / "text.pdf")
+
+
+def test_canvas_numbers_weights_that_come_again(tmp_path: Path, work: Path) -> None:
+    """The latest upload counts."""
+    names = ("ada_1234_500_homework.ipynb", "ada_1234_1000_rnn.params", "ada_1234_999_rnn-1.params")
+    root = put(tmp_path / "in", *names, "ada_1234_502_lstm-2.params", "ada_1234_501_lstm.params")
+    found = weights_of(collect(root, work, weights_of=MODELS)[0], root)
+    assert found == {"rnn": "ada_1234_1000_rnn.params", "lstm": "ada_1234_502_lstm-2.params"}
+
+
+def test_weights_are_part_of_what_was_handed_in(tmp_path: Path, work: Path) -> None:
+    """Other weights are another submission, and so are the same for another model; without any it is the notebook."""
+    root = put(tmp_path / "in", "ada/homework.ipynb")
+    found = [collect(root, work, weights_of=MODELS)[0].sha256]
+    assert found == [hashlib.sha256((root / "ada/homework.ipynb").read_bytes()).hexdigest()]
+    for name, content in (("rnn", b"1"), ("rnn", b"2"), ("lstm", b"2"), ("scratch", b"")):
+        (root / "ada" / f"{name}.params").write_bytes(content)
+        found.append(collect(root, work, weights_of=MODELS)[0].sha256)
+    (root / "ada/rnn.params").unlink()
+    found.append(collect(root, work, weights_of=MODELS)[0].sha256)
+    (root / "ada/lstm.params").rename(root / "ada/rnn.params")
+    found.append(collect(root, work, weights_of=MODELS)[0].sha256)
+    assert len(set(found)) == len(found)
+    assert collect(root, work)[0].sha256 == found[0]
+
+
+def test_weights_without_an_owner_are_nobodys(tmp_path: Path, work: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Among the notebooks of a class they are left out, and are no student; where no weights are taken, one as ever."""
+    root = put(tmp_path / "in", "ada.ipynb", "bob.ipynb", "rnn.params")
+    submissions = collect(root, work, weights_of=MODELS)
+    assert {one.student_id: dict(one.params) for one in submissions} == {"ada": {}, "bob": {}}
+    assert "rnn.params is left out: whose it is cannot be told" in caplog.text
+    assert list(collected(root, work)) == ["ada", "bob", "rnn"]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_weights_that_are_a_link_are_not_followed(
+    tmp_path: Path, work: Path, named: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither when they are found nor when a link has taken the place of a file since."""
+    root = put(tmp_path, "in/ada/homework.ipynb", "secret", "in/ada/lstm.params") / "in"
+    (root / "ada/rnn.params").symlink_to(tmp_path / "secret")
+    (root / "ada/scratch.params").mkdir()
+    submission = collect(root / "ada/homework.ipynb" if named else root, work, weights_of=MODELS)[0]
+    assert weights_of(submission, root) == {"lstm": "ada/lstm.params"}
+    assert "rnn.params is a link and is not followed" in caplog.text
+    (root / "ada/lstm.params").rename(tmp_path / "moved")
+    (root / "ada/lstm.params").symlink_to(tmp_path / "moved")
+    with pytest.raises(InfrastructureError, match=r"lstm\.params cannot be read any more"):
+        read_with_params(submission)
+
+
+def test_weights_that_change_after_they_were_collected_are_refused(tmp_path: Path, work: Path) -> None:
+    """As a notebook is: what is graded is what was hashed."""
+    root = put(tmp_path / "in", "ada/homework.ipynb", "ada/rnn.params")
+    submission = collect(root, work, weights_of=MODELS)[0]
+    (root / "ada/rnn.params").write_bytes(b"other")
+    with pytest.raises(InfrastructureError, match="has changed since"):
+        read_with_params(submission)
+
+
+def test_of_weights_that_are_too_large_no_more_is_read_than_shows_it(tmp_path: Path, work: Path) -> None:
+    """One byte beyond the limit."""
+    root = put(tmp_path / "in", "ada/homework.ipynb")
+    (root / "ada/rnn.params").write_bytes(bytes(2 * intake.MAX_PARAMS_BYTES))
+    assert len(read_with_params(collect(root, work, weights_of=MODELS)[0])[1]["rnn"]) == intake.MAX_PARAMS_BYTES + 1

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from grader import plot
 from grader.baselines import BEST_NGRAM
+from grader.disclose import WEAKER_PROMISE
 from grader.leaderboard import (
     Baseline,
     Row,
@@ -69,6 +70,15 @@ def test_lower_perplexity_ranks_higher() -> None:
         ("b", 2),
         ("c", 3),
     ]
+
+
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_the_weaker_promise_is_said(checkpoint: bool) -> None:
+    """Of one such entry by the page and by the terminal; where there is none, by neither."""
+    board = rows([entry("a", score(1.7)), entry("b", score(1.9), checkpoint=checkpoint)], salt="s")
+    assert (WEAKER_PROMISE in leaderboard_html(board, assignment_title="t")) == checkpoint
+    words = re.sub(r"\x1b\[[0-9;]*m", "", printed(board)).split()
+    assert (WEAKER_PROMISE in " ".join(words)) == checkpoint
 
 
 def test_the_best_model_counts() -> None:
