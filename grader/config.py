@@ -12,9 +12,11 @@ from typing import Any
 
 import yaml
 
-from grader.course import read_roster, read_secret
+from grader.course import SECRET, read_roster, read_secret
 from grader.errors import AssignmentError
 from grader.types import Assignment, Check, Curve, Limits, ManualItem, Profile
+
+LARGEST = 1e6  # of points, and of nats/char
 
 
 def load_assignment(folder: Path) -> Assignment:
@@ -53,8 +55,8 @@ def load_assignment(folder: Path) -> Assignment:
             f"{path}: `score` is {raw['score']!r}; expected retrain (models as the notebook trains them) or checkpoint "
             "(weights that are handed in beside it)."
         )
-    if (secret := read_secret(folder)) is not None:
-        values |= {"seed": secret, "has_secret": True}
+    if values["seed"] == SECRET:
+        values |= {"seed": read_secret(folder), "has_secret": True}
     assignment: Assignment = _build(
         Assignment, {**values, "stubs_source": source, "sha256": _digest(folder)}, str(path)
     )
@@ -65,11 +67,12 @@ def load_assignment(folder: Path) -> Assignment:
     return assignment
 
 
-def _entries(path: Path, raw: dict[str, Any], key: str) -> list[dict[str, Any]]:
+def _entries(where: Path | str, raw: dict[str, Any], key: str, *, least: int = 1) -> list[dict[str, Any]]:
     entries = raw.pop(key, None)
-    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
-        raise AssignmentError(f"{path}: `{key}` should be a list of mappings with at least one entry.")
-    return entries
+    is_list = isinstance(entries, list) and len(entries) >= least
+    if not is_list or not all(isinstance(entry, dict) for entry in entries or ()):
+        raise AssignmentError(f"{where}: `{key}` should be a list of mappings with at least {least} entries.")
+    return entries or []
 
 
 def _check(path: Path, entry: dict[str, Any], shared: dict[str, str]) -> Check:
@@ -97,11 +100,16 @@ def _mistakes(path: Path, where: str, raw: Any) -> dict[str, str]:
 
 def _profile(path: Path, entry: dict[str, Any], limits: dict[str, Any]) -> Profile:
     where = f"{path}: profile {entry.get('name')!r}"
-    curves = tuple(_curve(where, curve) for curve in entry.get("curves", []))
-    merged = {**limits, **entry.get("limits", {})}
+    curves = tuple(_curve(where, curve) for curve in _entries(where, {"curves": [], **entry}, "curves", least=0))
+    own = entry.get("limits", {})
+    if not isinstance(limits, dict) or not isinstance(own, dict):
+        raise AssignmentError(f"{where}: `limits` should be a mapping.")
+    merged = {**limits, **own}
     values = {"works": 0, **entry, "curves": curves, "limits": _build(Limits, merged, f"{where}: limits")}
     _refuse_repeats(path, "curve", [curve.model for curve in curves])
     profile: Profile = _build(Profile, values, where)
+    if profile.lanes < 1:
+        raise AssignmentError(f"{where}: `lanes` is {profile.lanes}; expected 1 or more.")
     return profile
 
 
@@ -112,7 +120,7 @@ def _curve(where: str, entry: dict[str, Any]) -> Curve:
     is_list = isinstance(knots, list) and len(knots) > 1
     if not is_list or not all(isinstance(knot, list) and len(knot) == 2 for knot in knots):
         raise AssignmentError(f"{name}: `credit` should list two or more pairs [nats/char, points].")
-    if not all(type(number) in (int, float) and math.isfinite(number) for knot in knots for number in knot):
+    if not all(type(number) in (int, float) and abs(number) < LARGEST for knot in knots for number in knot):
         raise AssignmentError(f"{name}: `credit` holds something that is no number: {knots}.")
     credit = tuple((float(nats), float(points)) for nats, points in knots)
     for (nats, points), (lower, more) in itertools.pairwise(credit):

@@ -388,7 +388,8 @@ def split_corpus(
             f"The sizes of a split must be positive, not {sizes}, block_chars {block_chars}, works {works}."
         )
     works = works if corpus.works else 0
-    identity = ["split-v2", corpus.sha256, str(seed), *map(str, sizes.values()), str(works), str(block_chars)]
+    identity = ["split-v2", corpus.sha256, str(seed), *map(str, sizes.values()), str(block_chars)]
+    identity += [str(works), *(str(len(work)) for work in corpus.works)] if works else []
     key = text_sha256("\n".join(identity))
     order = _drawn(len(corpus.works), f"{key}:work")
     aside = {"held_out": order[:works], "test": order[works : 2 * works], "train": []}

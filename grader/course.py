@@ -15,6 +15,7 @@ from grader.types import Person
 
 SECRET, ROSTER = "secret", "roster.csv"
 COLUMNS = ("student_id", "last_name", "first_name", "email", "section", "lms_id")
+ID = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,80}")  # what can be a file's name anywhere
 _SEED_LINE = re.compile("^seed:.*\n", re.MULTILINE)
 
 
@@ -31,7 +32,7 @@ def make_course(course: Path, assignment: Path) -> None:
             made = Path(work, "course")
             shutil.copytree(assignment / "checks", made / "checks", ignore=shutil.ignore_patterns("__pycache__"))
             text = (assignment / "assignment.yaml").read_text(encoding="utf-8")
-            here = f"# The seed of the draw of the texts lies in `{SECRET}`, for staff only, and to be kept.\n"
+            here = f"seed: {SECRET}  # it lies in a file of that name, for staff only, and to be kept with the grades\n"
             (made / "assignment.yaml").write_text(here + _SEED_LINE.sub("", text), encoding="utf-8")
             (made / ROSTER).write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
             (made / ".gitignore").write_text(f"{SECRET}\n", encoding="utf-8")
@@ -42,19 +43,19 @@ def make_course(course: Path, assignment: Path) -> None:
         raise UsageError(f"the course folder {course} cannot be made: {error.strerror}: {error.filename}.") from None
 
 
-def read_secret(folder: Path) -> int | None:
-    """The seed of a course's draw of the texts; None if the folder has none.
+def read_secret(folder: Path) -> int:
+    """The seed of a course's draw of the texts.
 
     Raises:
-        AssignmentError: others may read it, or it is not what `make_course` writes.
+        AssignmentError: it is lost, others may read it, or it is not what `make_course` writes.
     """
     path = folder / SECRET
     try:
         mode, text = path.stat().st_mode, path.read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise AssignmentError(f"the course's secret {path} cannot be read: {error}.") from None
+    except (OSError, ValueError) as error:
+        raise AssignmentError(
+            f"the course's secret {path} cannot be read ({error}): put back the one that its grades were given with."
+        ) from None
     if stat.S_IMODE(mode) & 0o077:
         raise AssignmentError(
             f"{path} can be read by other users of this machine, and whoever knows it knows the held-out text: "
@@ -80,15 +81,19 @@ def read_roster(folder: Path) -> dict[str, Person]:
             columns = {"id": "student_id", "lms_user_id": "lms_id"}
             names = [columns.get(name.strip(), name.strip()) for name in rows.fieldnames or ()]
             if "student_id" not in names:
-                raise AssignmentError(f"{path} should begin with a line of column names, one of them student_id.")
+                raise AssignmentError(f"{path} should begin with column names, by commas, one of them student_id.")
             rows.fieldnames = names
             people: dict[str, Person] = {}
             for row in rows:
                 known = {name: (row.get(name) or "").strip() for name in COLUMNS}
                 student = known.pop("student_id")
-                if not student or student in people:
-                    what = f"lists {student!r} twice" if student else "lacks a student_id"
+                if not student and not any(known.values()):
+                    continue  # a spreadsheet's empty row
+                if not ID.fullmatch(student):
+                    what = f"has the student_id {student!r}; expected up to 80 letters, digits, `.`, `_` and `-`"
                     raise AssignmentError(f"{path}: line {rows.line_num} {what}.")
+                if student.casefold() in (one.casefold() for one in people):
+                    raise AssignmentError(f"{path}: line {rows.line_num} lists {student!r} twice.")
                 people[student] = Person(**known)
     except FileNotFoundError:
         return {}

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from grader.errors import InfrastructureError, SubmissionError, UsageError
-from grader.types import Grade, Status, Submission
+from grader.types import Grade, Person, Status, Submission
 from grader.unzip import MAX_FILE_BYTES, WRAPPERS, is_ignored, unzip
 
 METADATA = "submission_metadata.yml"  # Gradescope's
@@ -86,14 +86,31 @@ def collect(path: Path, work: Path, exclude: Path | None = None, weights_of: Col
     return sorted(submissions, key=lambda submission: submission.student_id)
 
 
-def absent(roster: Iterable[str], collected: Sequence[Submission], grades: Iterable[Grade]) -> list[Submission]:
-    """Who is on the roster and handed in nothing, now or before; whoever handed in is warned about if not on it."""
-    students = set(roster)
-    here = {submission.student_id for submission in collected}
-    for stranger in sorted(here - students) if students else ():
-        log.warning("%s is not on the roster, and is graded all the same.", _printable(stranger))
-    before = {grade.student_id for grade in grades if grade.status is not Status.MISSING}
-    return [_submission(student, None) for student in sorted(students - here - before)]
+def absent(roster: Mapping[str, Person], collected: Sequence[Submission], grades: Iterable[Grade]) -> list[Submission]:
+    """Who is on the roster and handed in nothing, now or before.
+
+    Nobody is, as long as somebody who handed in is not on the roster: it may be one of them under another name, and
+    unknown is not missing. Case counts for nothing, and an LMS's number in a name (`doejane_12345`) is understood.
+    """
+    by_name = {student.casefold(): student for student in roster}
+    by_name |= {person.lms_id: student for student, person in roster.items() if person.lms_id}
+    here, strangers = set(), []
+    for one in collected:
+        names = [one.student_id.casefold(), *one.student_id.split("_")[1:]]
+        known = next((by_name[name] for name in names if name in by_name), None)
+        if known is None:
+            strangers.append(one.student_id)
+        else:
+            here.add(known)
+    if roster and strangers:
+        log.warning(
+            "%d who handed in are not on the roster (%s): they are graded, and nobody is recorded as missing.",
+            len(strangers),
+            ", ".join(sorted(strangers)[:3]),
+        )
+        return []
+    here |= {grade.student_id for grade in grades if grade.status is not Status.MISSING}
+    return [_submission(student, None) for student in sorted(set(roster) - here)]
 
 
 def _all_below(folder: Path, files: list[_File]) -> bool:

@@ -64,7 +64,7 @@ def trained_on_test(
     that of a one-sided permutation test, with a fixed seed, of what was drawn: blocks of the corpus, with all their
     lanes. Lanes of one block are alike, and as many draws of one each would look like more evidence than there is.
     """
-    if not score.block_nats or not score.test_block_nats:
+    if not score.block_nats[: alike[0]] or not score.test_block_nats[: alike[1]]:
         return None
     left = relative_losses(score, yardsticks, alike)
     held_out, test = (_blocks(part, chars) for part, chars in zip(left, lane_chars, strict=True))

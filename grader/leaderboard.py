@@ -251,7 +251,7 @@ def _strip(model: str, entries: Sequence[Row]) -> Strip:
 
 def _row(grade: Grade, name: str, *, flags: bool, open_class: bool) -> Row:
     best = best_score(grade, open_class=open_class)
-    measured = [(score.model, known(score.nats_per_char)) for score in grade.perplexities]
+    measured = [(score.model, known(score.nats_per_char)) for score in grade.perplexities if not score.is_open]
     row = Row(
         rank=None,
         name=name,

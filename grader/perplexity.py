@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,9 +105,12 @@ class ModelEnded(SessionOver):
 class _Readers:
     """Models that read side by side; one that does something wrong is asked no more."""
 
-    def __init__(self, student: Student, models: Sequence[str], rows: int) -> None:
-        """Begin to read `rows` texts with each model. Raises ModelEnded, here and below."""
-        self._student, self._rows = student, rows
+    def __init__(self, student: Student, models: Sequence[str], rows: int, patience: Mapping[str, float]) -> None:
+        """Begin to read `rows` texts with each model, which may take so many seconds if `patience` says.
+
+        Raises ModelEnded, here and below.
+        """
+        self._student, self._rows, self._left = student, rows, dict(patience)
         self._sessions: dict[str, Handle] = {}
         self.wrong: dict[str, StudentError] = {}
         for model in models:
@@ -117,7 +122,12 @@ class _Readers:
         shown = symbols.astype(np.uint8)
         for model, session in list(self._sessions.items()):
             with self._watched(model):
+                started = time.monotonic()
                 scores = self._student.stubs.step(session, shown)
+                if model in self._left:
+                    self._left[model] -= time.monotonic() - started
+                    if self._left[model] < 0:
+                        raise StudentError(Outcome.TIMED_OUT, "The model took too long to read a text.")
                 take(model, log_softmax(_checked(scores, self._rows)))
 
     @contextlib.contextmanager
@@ -132,14 +142,21 @@ class _Readers:
 
 
 def lockstep_nats(
-    student: Student, models: Sequence[str], text: Array, rng: np.random.Generator, *, again: bool = False
+    student: Student,
+    models: Sequence[str],
+    text: Array,
+    rng: np.random.Generator,
+    *,
+    again: bool = False,
+    patience: Mapping[str, float] | None = None,
 ) -> dict[str, Reading | StudentError]:
     """Losses −ln p(x_t | x_<t) of each model on lanes [B, W + L], as nats [B, L]; or what the model did wrong.
 
     All models go through the text together: at each step every one commits to its scores before any is shown the next
     character, so that none can remember for another what comes. Lanes are shown in random order, some of them twice,
     and `again`, these and some others once more among other texts: scores that depend on more than the text of their
-    lane are no scores. Raises ModelEnded if the student's process ended.
+    lane are no scores. A model may take so many seconds, if `patience` says. Raises ModelEnded if the student's process
+    ended.
     """
     lanes, steps = len(text), text.shape[1] - 1
     sample = rng.choice(lanes, min(SAMPLED, lanes), replace=False)
@@ -159,7 +176,7 @@ def lockstep_nats(
     def take_again(model: str, log_p: Array) -> None:
         _require_same(log_p[places], sampled[model][:, t], "when it is asked again")
 
-    readers = _Readers(student, models, len(rows))
+    readers = _Readers(student, models, len(rows), patience or {})
     for t in range(steps):
         readers.step(text[rows, t], take)
     wrong = readers.wrong
@@ -167,7 +184,7 @@ def lockstep_nats(
         others = np.roll(text[rng.choice(lanes, len(sample))], steps // 2, axis=1)
         mixed = rng.permutation(2 * len(sample))
         shown, places = np.concatenate([text[sample], others])[mixed], np.argsort(mixed)[: len(sample)]
-        readers = _Readers(student, [model for model in models if model not in wrong], len(shown))
+        readers = _Readers(student, [model for model in models if model not in wrong], len(shown), patience or {})
         for t in range(steps):
             readers.step(shown[:, t], take_again)
         wrong = wrong | readers.wrong
@@ -184,9 +201,17 @@ def _require_same(log_p: Array, expected: Array, when: str) -> None:
 
 
 def score_models(
-    student: Student, curves: Sequence[Curve], split: Split, lanes: int, seed: int, judge: Judge | None = None
+    student: Student,
+    curves: Sequence[Curve],
+    split: Split,
+    lanes: int,
+    seed: int,
+    judge: Judge | None = None,
+    patience_s: float = math.inf,
 ) -> dict[str, PerplexityScore]:
     """Measure models on test, held-out and spliced held-out text; what a model did wrong becomes its outcome.
+
+    One that earns nothing may take `patience_s` seconds for a text: it must not use up the time of the others.
 
     If one ends the student's process on the test text, its outcome is all there is: the others are to be asked in a
     fresh process. Held-out text is shown to one process only, as there may be ways to tell another what comes.
@@ -196,11 +221,12 @@ def score_models(
     places = lanes_of(spliced(held_out, rng)[: max(SPLICED_CHARS, lanes * 3 * WARM_UP_CHARS)], lanes)
     readings: dict[str, list[Reading]] = {curve.model: [] for curve in curves}
     wrong: dict[str, StudentError] = {}
+    patience = {curve.model: patience_s for curve in curves if curve.points == 0}
 
     def read(text: Array, *, again: bool = False) -> None:
         """One that fails on the texts by which cheating shows is not measured on the other."""
         asked = [model for model in readings if model not in wrong]
-        for model, found in lockstep_nats(student, asked, text, rng, again=again).items():
+        for model, found in lockstep_nats(student, asked, text, rng, again=again, patience=patience).items():
             if isinstance(found, StudentError):
                 wrong[model] = found
             else:

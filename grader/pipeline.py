@@ -52,6 +52,8 @@ from grader.types import (
 
 # The modules that decide a grade, besides the sandbox.
 MOST_OPEN = 4  # models of a notebook in the open class
+OPEN_SHARE = 40  # of the time for one sandbox, each of them has this part for one text
+ENDED = "Another model of the open class ended the notebook's process."
 DECIDING = ("baselines", "checks", "corpus", "integrity", "notebook", "perplexity", "pipeline")
 
 _STATUS = {
@@ -263,18 +265,22 @@ def _ask(session: Session, work: _Work, seed: int, bench: Bench, params: Collect
             work.checks[result.check_id] = result
     _load_params(session, student, work, params, bench)
     open_curves = [curve for curve in bench.profile.curves if curve.model not in work.scores]
-    if work.open_class is None:
+    if work.open_class is None and session.over is None:
         work.open_class = _open_class(student, bench)
-    open_curves += [curve for curve in work.open_class if curve.model not in work.scores]
+    open_curves += [curve for curve in work.open_class or () if curve.model not in work.scores]
     models = [curve.model for curve in open_curves]
     reported = reported_perplexities(student, bench.assignment.reported, models) if models else {}
     if session.over is None and models:
         compute = functools.partial(scores_of_weights, bench.assignment)
         judge = functools.partial(weights_distance, student, compute) if bench.assignment.weights else None
-        scores = score_models(student, open_curves, bench.split, bench.profile.lanes, seed, judge)
+        patience_s = bench.profile.limits.total_wall_s / OPEN_SHARE
+        scores = score_models(student, open_curves, bench.split, bench.profile.lanes, seed, judge, patience_s)
         for model, score in scores.items():
             said = None if model in params else reported.get(model)  # which is of the model before it took weights
             work.scores[model] = dataclasses.replace(score, reported=said)
+        if session.over and any(score.is_open for score in scores.values()):
+            for curve in work.open_class or ():  # once is enough: the others are to have their time
+                work.scores.setdefault(curve.model, without_model(curve, Outcome.NOT_RUN, ENDED))
 
 
 def _load_params(session: Session, student: Student, work: _Work, params: Collection[str], bench: Bench) -> None:

@@ -139,7 +139,7 @@ def test_models_of_ones_own_compete_in_the_open_class(course: Path, tier: str) -
 
 def test_who_handed_in_nothing_is_missing_until_something_comes(course: Path) -> None:
     """The roster says who is in the course; a later batch without them takes nobody's grade away."""
-    (course / "assignment" / "roster.csv").write_text("student_id,last_name\nright,Riter\nlazy,Late\n")
+    (course / "assignment" / "roster.csv").write_text("student_id,last_name\nright,Riter\nlazy,Late\nslow,\nwrong,\n")
     subprocess.run(command(course, "out"), check=True, capture_output=True)
     with (course / "out" / "grades.csv").open(newline="") as stream:
         table = {row["student_id"]: row for row in csv.DictReader(stream)}
@@ -151,11 +151,24 @@ def test_who_handed_in_nothing_is_missing_until_something_comes(course: Path) ->
     }
     assert (table["lazy"]["last_name"], table["right"]["last_name"]) == ("Late", "Riter")
     (course / "submitted" / "right").rename(course / "submitted" / "lazy")
-    done = subprocess.run(command(course, "out"), check=True, capture_output=True, text=True)
-    assert "slow is not on the roster" in done.stderr
+    subprocess.run(command(course, "out"), check=True, capture_output=True)
     with (course / "out" / "grades.csv").open(newline="") as stream:
         status = {row["student_id"]: row["status"] for row in csv.DictReader(stream)}
     assert (status["lazy"], status["right"]) == ("graded", "graded")
+
+
+@pytest.mark.parametrize(("begin", "outcome"), [("time.sleep(0.3)", "TIMED_OUT"), ("os._exit(0)", "KERNEL_DIED")])
+def test_a_model_of_ones_own_costs_the_others_nothing(course: Path, tier: str, begin: str, outcome: str) -> None:
+    """Whether it is slow or ends the process: what was asked for is measured."""
+    folder_with(course / "assignment", corpus="time-machine", profiles=[OPEN])
+    (course / "assignment" / "checks" / "stubs.py").write_bytes((ROOT / "reference/checks/stubs.py").read_bytes())
+    bad = f"import os, time\nclass Bad(Uniform):\n    def __call__(self, X, state):\n        {begin}\n        return super().__call__(X, state)"
+    mine = "models = dict(a=Bad(), b=Bad(), rnn=Uniform()); ngram_models = None"
+    grade = graded_alone(course, tier, CHAIN, bad, mine)
+    found = {score.model: score for score in grade.perplexities}
+    assert found["rnn"].points == 4
+    assert {found["a"].outcome.value, found["b"].outcome.value} <= {outcome, "NOT_RUN"}
+    assert found["a"].outcome.value == outcome
 
 
 def test_a_curve_that_is_relative_to_nothing_is_refused(course: Path) -> None:

@@ -532,7 +532,7 @@ class _Window:
 
 def open_class(known):
     """The names of the notebook's models but for those that are known; its N-gram models are among them."""
-    names = [*notebook.get("models", {}), *notebook.get("ngram_models", {})]
+    names = [*(notebook.get("models") or {}), *(notebook.get("ngram_models") or {})]
     return [name for name in names if name not in known]
 
 
@@ -540,7 +540,7 @@ def _model(name, indices, vocab_size):
     """One of the notebook's models, or one of its N-gram models."""
     if name in notebook["models"]:
         return notebook["models"][name]
-    ngrams = notebook.get("ngram_models", {})
+    ngrams = notebook.get("ngram_models") or {}
     if name not in ngrams:
         raise Missing(f"models[{name!r}]")
     encode = notebook["encode_bag" if name.endswith("bag") else "encode_sequential"]

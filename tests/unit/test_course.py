@@ -31,7 +31,14 @@ def test_a_course_is_its_assignment_with_a_seed_of_its_own(tmp_path: Path, cours
     seeds = {given.seed, made.seed, load_assignment(tmp_path / "other").seed}
     assert len(seeds) == 3
     assert max(seeds) > 2**100
-    assert "seed: " not in (course / "assignment.yaml").read_text()
+    assert (course / "assignment.yaml").read_text().count("seed:") == 1
+
+
+def test_a_lost_secret_is_not_replaced_by_a_guess(course: Path) -> None:
+    """A clone without the secret grades nothing: it would be on texts that anybody can draw."""
+    (course / "secret").unlink()
+    with pytest.raises(AssignmentError, match="put back the one that its grades were given with"):
+        load_assignment(course)
 
 
 def test_the_secret_is_for_its_owner_only(course: Path) -> None:
@@ -66,7 +73,7 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_roster_gives_names(course: Path) -> None:
     """Columns may be fewer, in another order, or nbgrader's; Excel's byte order mark is no part of a name."""
-    (course / "roster.csv").write_text("\ufeffid,email,first_name,last_name\nada,a@b.c,Ada,Lovelace\nbob,,,\n")
+    (course / "roster.csv").write_text("\ufeffid,email,first_name,last_name\nada,a@b.c,Ada,Lovelace\nbob,,,\n,,,\n")
     roster = load_assignment(course).roster
     assert roster == {"ada": Person(last_name="Lovelace", first_name="Ada", email="a@b.c"), "bob": Person()}
 
@@ -74,10 +81,15 @@ def test_a_roster_gives_names(course: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("name\nada\n", "column names, one of them student_id"),
-        ("", "column names, one of them student_id"),
+        ("name\nada\n", "column names, by commas, one of them student_id"),
+        ("student_id;email\nada;\n", "column names, by commas, one of them student_id"),
+        ("", "column names, by commas, one of them student_id"),
+        ("student_id\n../../ada\n", "line 2 has the student_id '../../ada'"),
+        ("student_id\n..\n", "line 2 has the student_id"),
+        ('student_id\n"a\x1b"\n', "line 2 has the student_id"),
+        ("student_id\nada\nADA\n", "line 3 lists 'ADA' twice"),
         ("student_id\nada\nbob\nada\n", "line 4 lists 'ada' twice"),
-        ("student_id,email\nada,\n,x@y.z\n", "line 3 lacks a student_id"),
+        ("student_id,email\nada,\n,x@y.z\n", "line 3 has the student_id ''"),
         ("student_id\n\xff", "cannot be read as CSV"),
     ],
 )

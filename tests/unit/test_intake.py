@@ -15,8 +15,9 @@ import pytest
 
 from grader import intake, unzip
 from grader.errors import InfrastructureError, SubmissionError, UsageError
-from grader.intake import collect, read_submission, read_with_params
-from grader.types import Submission
+from grader.intake import absent, collect, read_submission, read_with_params
+from grader.types import Person, Status, Submission
+from tests.unit.records import a_grade
 
 NOTEBOOK = json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
 WHEN = 1_706_889_600  # 2024-02-02 16:00 UTC
@@ -575,3 +576,23 @@ def test_of_weights_that_are_too_large_no_more_is_read_than_shows_it(tmp_path: P
     root = put(tmp_path / "in", "ada/homework.ipynb")
     (root / "ada/rnn.params").write_bytes(bytes(2 * intake.MAX_PARAMS_BYTES))
     assert len(read_with_params(collect(root, work, weights_of=MODELS)[0])[1]["rnn"]) == intake.MAX_PARAMS_BYTES + 1
+
+
+ROSTER = {"ada": Person(), "Bob": Person(lms_id="12345"), "cleo": Person()}
+
+
+def test_who_is_missing_is_known_by_name_or_number() -> None:
+    """Neither case nor Canvas's way of naming makes somebody missing who is there; who was graded before is not."""
+    here = [Submission(student_id=one, path="x", sha256="", submitted_at="") for one in ("ADA", "bobby_12345")]
+    assert [one.student_id for one in absent(ROSTER, here, [])] == ["cleo"]
+    assert absent(ROSTER, here, [a_grade("cleo")]) == []
+    missing = a_grade("cleo", status=Status.MISSING)
+    assert [one.student_id for one in absent(ROSTER, here, [missing])] == ["cleo"]
+    assert absent({}, here, []) == []
+
+
+def test_nobody_is_missing_while_somebody_is_unknown(caplog: pytest.LogCaptureFixture) -> None:
+    """The stranger may be one of those who seem to be missing, under another name."""
+    here = [Submission(student_id="stranger", path="x", sha256="", submitted_at="")]
+    assert absent(ROSTER, here, []) == []
+    assert "1 who handed in are not on the roster (stranger)" in caplog.text
