@@ -162,7 +162,8 @@ def test_a_model_of_ones_own_costs_the_others_nothing(course: Path, tier: str, b
     """Whether it is slow or ends the process: what was asked for is measured."""
     folder_with(course / "assignment", corpus="time-machine", profiles=[OPEN])
     (course / "assignment" / "checks" / "stubs.py").write_bytes((ROOT / "reference/checks/stubs.py").read_bytes())
-    bad = f"import os, time\nclass Bad(Uniform):\n    def __call__(self, X, state):\n        {begin}\n        return super().__call__(X, state)"
+    call = f"def __call__(self, X, state):\n        {begin}\n        return super().__call__(X, state)"
+    bad = f"import os, time\nclass Bad(Uniform):\n    {call}"
     mine = "models = dict(a=Bad(), b=Bad(), rnn=Uniform()); ngram_models = None"
     grade = graded_alone(course, tier, CHAIN, bad, mine)
     found = {score.model: score for score in grade.perplexities}
