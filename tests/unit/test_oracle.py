@@ -106,6 +106,19 @@ def test_weights_are_read_as_the_network_that_they_belong_to(model: str, kind: s
     assert readable.scores("my own", params, X.asnumpy().astype(int), V) == []
 
 
+@pytest.mark.parametrize(("kind", "num_layers"), [("rnn", 1), ("gru", 1), ("lstm", 1), ("lstm", 2)])
+def test_reading_faster_changes_no_answer(kind: str, num_layers: int) -> None:
+    """A recurrent layer that is spared copying its parameters one by one computes the very same; later, as before."""
+    stubs = load_stubs({})
+    layer, inputs = stubs["make_layer"](kind, H, num_layers), nd.array(np.random.default_rng(1).normal(size=(T, B, V)))
+    layer.initialize(mx.init.Uniform(0.5))
+    slow, operator = layer(inputs).asnumpy(), mx.nd._internal._rnn_param_concat
+    with stubs["_quick_layers"]():
+        assert np.array_equal(layer(inputs).asnumpy(), slow)
+        assert mx.nd._internal._rnn_param_concat is not operator
+    assert mx.nd._internal._rnn_param_concat is operator
+
+
 @pytest.mark.parametrize("activation", [np.tanh, oracle.linear])
 def test_gradients_agree_with_differences(rng: np.random.Generator, activation: Any) -> None:
     """Backpropagation through time is the derivative of the forward pass, for every parameter."""
