@@ -116,6 +116,27 @@ def test_profiles_that_give_other_points_are_refused(tmp_path: Path, other: dict
         load_assignment(folder)
 
 
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"curves": None}, "`curves` should be a list"),
+        ({"curves": ["rnn"]}, "`curves` should be a list"),
+        ({"limits": None}, "`limits` should be a mapping"),
+        ({"lanes": 0}, "`lanes` is 0"),
+        ({"curves": [{"model": "rnn", "credit": [[10**400, 0], [1, 4]]}]}, "no number"),
+    ],
+    ids=("no curves", "curves of names", "no limits", "no lanes", "a huge number"),
+)
+def test_a_profile_that_is_none_is_refused(tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
+    """Whatever stands there, the sentence names the profile and what was expected."""
+    folder = folder_with(tmp_path)
+    raw = yaml.safe_load((folder / "assignment.yaml").read_text())
+    raw["profiles"][0] |= changes
+    (folder / "assignment.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(AssignmentError, match=f"profile 'smoke'.*{problem}"):
+        load_assignment(folder)
+
+
 @pytest.mark.parametrize("text", ["", "- 1", "a: [", "\x00"], ids=["empty", "a list", "no YAML", "control"])
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
     """Whatever the file holds, the error is a sentence about it."""
