@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -14,6 +15,8 @@ from grader.types import Limits
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")
+# Whoever starts the tests in the background of a script has Ctrl-C ignored, by us and by all that we start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 LIMITS = Limits(
     notebook_cpu_s=20,
     notebook_wall_s=40,
