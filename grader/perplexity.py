@@ -239,7 +239,8 @@ def score_models(
     try:
         read(lanes_of(held_out, lanes), again=True)
         read(held_out[places])
-        distances = {model: judge(model, readings[model][1]) for model in readings if judge and model not in wrong}
+        judged = [model for model in readings if model not in wrong and model not in patience]
+        distances = {model: judge(model, readings[model][1]) for model in judged} if judge else {}
     except SessionOver as error:
         return {curve.model: _unread(curve, wrong.get(curve.model, error)) for curve in curves}
     return {

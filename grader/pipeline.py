@@ -20,7 +20,7 @@ from pathlib import Path
 from grader import __version__
 from grader.baselines import BEST_NGRAM, NAMES, NGRAMS, Blocks, baselines
 from grader.checks import run_checks, scores_of_weights, without_session
-from grader.corpus import cache_folder, load_corpus, split_corpus
+from grader.corpus import cache_folder, load_corpus
 from grader.errors import AssignmentError, SubmissionError
 from grader.intake import MAX_PARAMS_BYTES, read_with_params
 from grader.integrity import (
@@ -35,6 +35,7 @@ from grader.integrity import (
 from grader.notebook import parse_submission, to_json
 from grader.perplexity import score_models, without_model
 from grader.sandbox.bridge import Session, Student, StudentError
+from grader.split import split_corpus
 from grader.types import (
     Assignment,
     CheckResult,
@@ -54,7 +55,7 @@ from grader.types import (
 MOST_OPEN = 4  # models of a notebook in the open class
 OPEN_SHARE = 40  # of the time for one sandbox, each of them has this part for one text
 ENDED = "Another model of the open class ended the notebook's process."
-DECIDING = ("baselines", "checks", "corpus", "integrity", "notebook", "perplexity", "pipeline")
+DECIDING = ("baselines", "checks", "corpus", "integrity", "notebook", "perplexity", "pipeline", "split")
 
 _STATUS = {
     Outcome.PASSED: Status.GRADED,
@@ -268,9 +269,9 @@ def _ask(session: Session, work: _Work, seed: int, bench: Bench, params: Collect
     if work.open_class is None and session.over is None:
         work.open_class = _open_class(student, bench)
     open_curves += [curve for curve in work.open_class or () if curve.model not in work.scores]
-    models = [curve.model for curve in open_curves]
-    reported = reported_perplexities(student, bench.assignment.reported, models) if models else {}
-    if session.over is None and models:
+    asked_for = [curve.model for curve in open_curves if curve.points]
+    reported = reported_perplexities(student, bench.assignment.reported, asked_for) if asked_for else {}
+    if session.over is None and open_curves:
         compute = functools.partial(scores_of_weights, bench.assignment)
         judge = functools.partial(weights_distance, student, compute) if bench.assignment.weights else None
         patience_s = bench.profile.limits.total_wall_s / OPEN_SHARE

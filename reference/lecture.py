@@ -182,7 +182,7 @@ def train_all(text: str, *, epochs: int, seed: int) -> dict[str, Run]:
     lengths = {"random": epochs, "sequential": epochs, "gluon": gluon_epochs, "shorter": more_epochs}
     runs: dict[str, Run] = {}
     for name, length in lengths.items():
-        print(f"{TITLES[name]}: {length} epoch{'s' * (length > 1)}")
+        print(f"{TITLES[name]}: {length} epoch{'s' * (length > 1)}", flush=True)
         start = runs["sequential"] if name == "shorter" else None
         with bar(length) as advance:
             runs[name] = train(name, text, epochs=length, seed=seed, advance=advance, start=start)
@@ -339,5 +339,4 @@ def main() -> int:
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # MXNet gives the same numbers again with one thread only
     os.environ.setdefault("MPLBACKEND", "agg")
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     sys.exit(main())

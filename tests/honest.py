@@ -18,7 +18,6 @@ import numpy as np
 
 from grader.baselines import BEST_NGRAM, NGRAMS
 from grader.config import load_assignment
-from grader.corpus import BLOCK_CHARS
 from grader.gradebook import Gradebook
 from grader.integrity import (
     LARGEST_HONEST_SPLICE_GAP,
@@ -36,6 +35,7 @@ from grader.integrity import (
 )
 from grader.perplexity import Array
 from grader.pipeline import Bench, set_up
+from grader.split import BLOCK_CHARS
 from grader.types import Flag, PerplexityScore
 
 Blocks = tuple[Array, Array]

@@ -7,6 +7,13 @@ from typing import Any
 
 import yaml
 
+CHECK = """
+import pytest
+
+@pytest.mark.check("f")
+def test_f(student):
+    assert student.f(2) == 4, "f(2) should be 4"
+"""
 LIMITS = {
     "notebook_cpu_s": 10,
     "notebook_wall_s": 30,

@@ -9,8 +9,9 @@ import numpy as np
 
 from grader.baselines import fit_kneser_ney, kneser_ney_nats
 from grader.config import load_assignment
-from grader.corpus import load_corpus, split_corpus
+from grader.corpus import load_corpus
 from grader.perplexity import SPLICED_CHARS, WARM_UP_CHARS, Array, indices, lanes_of, splice_gap, spliced
+from grader.split import split_corpus
 
 CONTEXT = 12  # characters by which a memoriser finds its place
 

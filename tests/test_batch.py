@@ -22,16 +22,9 @@ from grader.leaderboard import rows
 from grader.pipeline import grade_submission, set_up
 from grader.types import Grade, Status
 from tests.conftest import notebook_of
-from tests.small import folder_with
+from tests.small import CHECK, folder_with
 
 ROOT = Path(__file__).parents[1]
-CHECK = """
-import pytest
-
-@pytest.mark.check("f")
-def test_f(student):
-    assert student.f(2) == 4, "f(2) should be 4"
-"""
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from grader.outputs import GRADEBOOK
 from grader.pipeline import Bench, grade_submission, set_up
 from grader.types import Outcome, Submission
 from tests.conftest import notebook_of
-from tests.small import LIMITS, folder_with
+from tests.small import CHECK, LIMITS, folder_with
 
 ROOT = Path(__file__).parents[1]
 MODELS = ("scratch", "rnn", "gru", "lstm", "lstm2")
@@ -73,13 +73,6 @@ model.dense.weight.set_data(follows.T)
 model.save_parameters("rnn.params")
 for name in ("gru", "lstm"):
     models[name].save_parameters(f"{name}.params")
-"""
-CHECK = """
-import pytest
-
-@pytest.mark.check("f")
-def test_f(student):
-    assert student.f(2) == 4
 """
 
 

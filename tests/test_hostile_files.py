@@ -26,19 +26,12 @@ from grader.pipeline import Bench, grade_submission, set_up
 from grader.types import Grade
 from tests.conftest import notebook_of
 from tests.harmless import assert_harmless
-from tests.small import LIMITS, folder_with
+from tests.small import CHECK, LIMITS, folder_with
 from tests.test_attacks import attacks
 
 ROOT = Path(__file__).parents[1]
 HONEST = notebook_of("def f(x): return 2 * x")
 MALLORY = notebook_of("def f(x): return x")
-CHECK = """
-import pytest
-
-@pytest.mark.check("f")
-def test_f(student):
-    assert student.f(2) == 4
-"""
 
 
 @pytest.fixture(scope="module")

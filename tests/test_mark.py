@@ -19,16 +19,9 @@ from grader.marks import Marking
 from grader.outputs import GRADEBOOK, kept_submission, write_class
 from grader.types import Grade, Status
 from tests.conftest import notebook_of
-from tests.small import folder_with
+from tests.small import CHECK, folder_with
 
 ROOT = Path(__file__).parents[1]
-CHECK = """
-import pytest
-
-@pytest.mark.check("f")
-def test_f(student):
-    assert student.f(2) == 4
-"""
 MANUAL = [
     {"id": "essay", "title": "The essay", "section": "Part 5", "points": 6, "guide": "SECRET: look for the gap."},
     {"id": "poem", "title": "The poem", "points": 4},

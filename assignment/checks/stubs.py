@@ -530,6 +530,9 @@ class _Window:
         return self.mlp(self.encode(window, self.vocab_size)), window
 
 
+_windows = {}
+
+
 def open_class(known):
     """The names of the notebook's models but for those that are known; its N-gram models are among them."""
     names = [*(notebook.get("models") or {}), *(notebook.get("ngram_models") or {})]
@@ -543,8 +546,10 @@ def _model(name, indices, vocab_size):
     ngrams = notebook.get("ngram_models") or {}
     if name not in ngrams:
         raise Missing(f"models[{name!r}]")
-    encode = notebook["encode_bag" if name.endswith("bag") else "encode_sequential"]
-    return _Window(ngrams[name], encode, indices, vocab_size)
+    if name not in _windows:  # it keeps nothing of what it reads
+        encode = notebook["encode_bag" if name.endswith("bag") else "encode_sequential"]
+        _windows[name] = _Window(ngrams[name], encode, indices, vocab_size)
+    return _windows[name]
 
 
 class _Opened:
