@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from grader import cli
+from grader.cli import common
 from grader.config import load_assignment
 from grader.gradebook import Gradebook
 from grader.marks import Marking
@@ -189,8 +189,8 @@ def test_a_marker_without_a_name_is_unknown(monkeypatch: pytest.MonkeyPatch) -> 
     def nameless() -> str:
         raise KeyError("getpwuid(): uid not found")
 
-    monkeypatch.setattr(cli.getpass, "getuser", nameless)
-    assert cli._login_name() == "unknown"
+    monkeypatch.setattr(common.getpass, "getuser", nameless)
+    assert common.login_name() == "unknown"
 
 
 def test_marks_stay_when_a_class_is_graded_again(course: Path) -> None:

@@ -1,0 +1,88 @@
+"""What the commands share: the app, the options of several, and the steps before anything is graded."""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from grader.config import load_assignment
+from grader.errors import SandboxUnavailable, UsageError
+from grader.sandbox.selftest import require
+from grader.sandbox.tiers import pick_tier
+from grader.terminal import say
+from grader.types import Assignment, Profile
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+AssignmentOption = Annotated[Path, typer.Option("--assignment", help="The assignment folder.")]
+ProfileOption = Annotated[str, typer.Option("--profile", help="The scale: a profile of assignment.yaml.")]
+CorpusOption = Annotated[
+    Path | None, typer.Option("--corpus-file", help="A local copy of the corpus instead of the download.")
+]
+UnsandboxedOption = Annotated[
+    bool,
+    typer.Option("--allow-unsandboxed", help="Run without a sandbox where there is none; every report says so."),
+]
+
+
+def load(folder: Path, profile: str) -> tuple[Assignment, Profile]:
+    loaded = load_assignment(folder)
+    try:
+        return loaded, loaded.profile(profile)
+    except KeyError:
+        names = ", ".join(item.name for item in loaded.profiles)
+        raise UsageError(
+            f"there is no profile {profile!r} in {folder}/assignment.yaml: choose one of {names}."
+        ) from None
+
+
+def usable_tier(allow_unsandboxed: bool) -> str:
+    """The sandbox of this machine, proven. Raises SandboxUnavailable."""
+    try:
+        tier = pick_tier()
+        require(tier)
+    except SandboxUnavailable:
+        if not allow_unsandboxed:
+            raise
+        say("WARNING: no sandbox. Student code runs with your rights; every report says so.", style="bold red")
+        return "none"
+    return tier
+
+
+def make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"the results folder {out} cannot be made: {error.strerror}. Choose another with -o."
+        ) from None
+
+
+def login_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a user id without an entry in the system's list of users
+        return "unknown"
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Keep a second batch out of the same results folder. Raises UsageError."""
+    with (out / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"another batch is writing to {out}: wait for it, or choose another folder.") from None
+        yield
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

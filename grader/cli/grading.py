@@ -1,0 +1,229 @@
+"""Grading: a batch, one notebook, marks by a person, and what came of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from grader.batch import grade_batch, ungraded
+from grader.checks import run_checks
+from grader.cli.common import (
+    AssignmentOption,
+    CorpusOption,
+    ProfileOption,
+    UnsandboxedOption,
+    alone,
+    app,
+    load,
+    login_name,
+    make_folder,
+    now,
+    usable_tier,
+)
+from grader.config import load_assignment
+from grader.errors import UsageError
+from grader.gradebook import Gradebook
+from grader.intake import absent, collect
+from grader.leaderboard import baselines_of
+from grader.marks import Marking, points_for
+from grader.outputs import (
+    GRADEBOOK,
+    keep_submission,
+    kept_params,
+    kept_submission,
+    write_class,
+    write_grades,
+    write_student,
+)
+from grader.pipeline import grade_submission, ran, set_up
+from grader.render import one_line, points
+from grader.terminal import grading_progress, list_waiting, mark_command, print_boards, replayed, say, summary
+from grader.types import Assignment, Grade, Mark, Outcome, Submission
+
+log = logging.getLogger(__name__)
+
+
+@app.command()
+def grade(
+    submissions: Annotated[Path, typer.Argument(help="A folder, a zip of an LMS, or one notebook.")],
+    out: Annotated[Path, typer.Option("-o", "--output", help="Where results go; the same folder again resumes.")],
+    assignment: AssignmentOption = Path("reference"),
+    profile: ProfileOption = "cpu",
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Worker processes.")] = os.cpu_count() or 1,
+    corpus_file: CorpusOption = None,
+    allow_unsandboxed: UnsandboxedOption = False,
+) -> None:
+    """Grade a batch of submissions; exit 1 if some could not be graded by a fault of ours."""
+    loaded, scale = load(assignment, profile)
+    collected = collect(submissions, out / "submissions", exclude=out, weights_of=loaded.weights_of(scale))
+    tier = usable_tier(allow_unsandboxed)
+    private = (out, submissions if submissions.is_dir() else submissions.parent)
+    bench = set_up(loaded, scale, tier, str(corpus_file) if corpus_file else None, private)
+    make_folder(out)
+    if not loaded.has_secret:
+        log.warning("The seed in %s/assignment.yaml is no secret: `grader init COURSE` makes one.", assignment)
+    with alone(out), Gradebook.open(out / GRADEBOOK) as book:
+        run_id = book.begin_run(command="grade", profile=profile, started_at=now())
+        marking = Marking(items=loaded.manual, marks=book.marks())
+        if submissions.is_dir() or submissions.suffix.lower() == ".zip":
+            collected += absent(loaded.roster, collected, book.latest())
+        handed_in = {submission.student_id: submission for submission in collected}
+
+        def publish(grade: Grade) -> None:
+            keep_submission(out, handed_in[grade.student_id])
+            write_student(out, grade, loaded, marking)
+
+        try:
+            with grading_progress(len(collected), marking) as report:
+                grade_batch(
+                    collected,
+                    bench,
+                    book,
+                    run_id,
+                    jobs=jobs,
+                    report=report,
+                    publish=publish,
+                )
+        finally:
+            lines = baselines_of(bench.yardsticks, bench.split.sha256)
+            write_class(out, book.latest(), loaded, lines, marking)
+        grades = {grade.student_id: grade for grade in book.latest()}
+    left = len(marking.open(grades.values()))
+    to_mark = f"{left} to be marked by a person; this lists them: {mark_command(out, assignment)}" if left else ""
+    done = [grades[s.student_id] for s in collected if s.student_id in grades]
+    summary(out, loaded, done, to_mark)
+    if unknown := ungraded(done):
+        say(f"{len(unknown)} could not be graded by a fault of ours; run the same command again.", style="red")
+        raise typer.Exit(1)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})  # points of -1 are an argument, and get their sentence
+def mark(
+    out: Annotated[Path, typer.Option("-o", "--output", help="The results folder of `grader grade`.")],
+    student: Annotated[str | None, typer.Argument(help="As in the gradebook.")] = None,
+    item: Annotated[str | None, typer.Argument(help="An entry under `manual` in assignment.yaml.")] = None,
+    given: Annotated[str | None, typer.Argument(metavar="[POINTS]", help="From 0 to what the item has.")] = None,
+    comment: Annotated[str, typer.Option("--comment", help="For the student to read.")] = "",
+    assignment: AssignmentOption = Path("reference"),
+) -> None:
+    """Enter the points that a person gives for one item; without arguments, list what waits for a mark."""
+    loaded = load_assignment(assignment)
+    with Gradebook.open(out / GRADEBOOK, create=False) as book:
+        if student is None and not comment:
+            list_waiting(out, book, loaded, assignment)
+        elif student is None or item is None or given is None:
+            raise UsageError("to enter a mark give STUDENT, ITEM and POINTS; to list what waits give none of them.")
+        else:
+            with alone(out):
+                _enter_mark(out, book, loaded, student, item, given, comment)
+
+
+def _enter_mark(
+    out: Path, book: Gradebook, assignment: Assignment, student: str, item_id: str, given: str, comment: str
+) -> None:
+    """Record one mark and write what shows it. Raises UsageError for what cannot be entered."""
+    grades = {grade.student_id: grade for grade in book.latest()}
+    if student not in grades:
+        raise UsageError(f"there is no student {student!r} in {book.path}: give an id as in {out / 'grades.csv'}.")
+    items = {item.id: item for item in assignment.manual}
+    if item_id not in items:
+        known = f"choose one of {', '.join(items)}" if items else f"{assignment.folder} has none"
+        raise UsageError(f"there is no item {item_id!r} to mark: {known}.")
+    entered = Mark(
+        student_id=student,
+        item=item_id,
+        points=points_for(items[item_id], given),
+        comment=comment,
+        submission_sha256=grades[student].submission_sha256,
+        marked_by=login_name(),
+        marked_at=now(),
+    )
+    book.mark(entered)
+    marking = Marking(items=assignment.manual, marks=book.marks())
+    write_grades(out, list(grades.values()), assignment, marking)
+    score = f"{points(entered.points)}/{points(items[item_id].points)}"
+    left = len(marking.open(grades.values()))
+    say(f"{escape(student)}: {escape(item_id)} {score} by {escape(one_line(entered.marked_by))}; {left} left to mark")
+
+
+@app.command()
+def replay(
+    student: Annotated[str, typer.Argument(help="As in the gradebook.")],
+    checks: Annotated[list[str] | None, typer.Argument(help="Ids of checks; all if none is named.")] = None,
+    out: Annotated[Path, typer.Option("-o", "--output", help="The results folder of `grader grade`.")] = Path("out"),
+    assignment: AssignmentOption = Path("reference"),
+    corpus_file: CorpusOption = None,
+) -> None:
+    """Run checks again on a graded notebook, with the same random inputs; exit 1 if a verdict is another now."""
+    loaded = load_assignment(assignment)
+    with Gradebook.open(out / GRADEBOOK, create=False) as book:
+        graded = {grade.student_id: grade for grade in book.latest()}.get(student)
+    if graded is None:
+        raise UsageError(f"there is no student {student!r} in {out / GRADEBOOK}: give an id as in grades.csv.")
+    recorded = {result.check_id: result for result in graded.checks}
+    strange = sorted(set(checks or ()) - set(recorded))
+    if strange:
+        raise UsageError(f"{student} has no verdict on {strange[0]!r}: choose from {', '.join(recorded)}.")
+    kept = kept_submission(out, graded.submission_sha256)
+    if not kept.exists() or graded.seed is None:
+        raise UsageError(f"{out} does not hold what {student} handed in, or not the seed: grade it once more.")
+    _, scale = load(assignment, graded.profile)
+    bench = set_up(loaded, scale, usable_tier(False), str(corpus_file) if corpus_file else None, (out,))
+    submission = Submission(
+        student_id=student,
+        path=str(kept),
+        sha256=graded.submission_sha256,
+        submitted_at=graded.submitted_at,
+        params=kept_params(out, graded.submission_sha256),
+    )
+    if bench.key(submission) != graded.key:
+        say("The checks, the text or the grader changed since: verdicts may be others.", style="yellow")
+    with ran(submission, bench) as notebook:
+        results = run_checks(loaded, set(checks or recorded), notebook, graded.seed, bench.split.test)
+    raise typer.Exit(1 if replayed(results, recorded) else 0)
+
+
+@app.command()
+def check(
+    notebook: Annotated[Path, typer.Argument(help="Your notebook.")] = Path("homework.ipynb"),
+    assignment: AssignmentOption = Path("assignment"),
+    profile: ProfileOption = "smoke",
+    corpus_file: CorpusOption = None,
+    allow_unsandboxed: UnsandboxedOption = False,
+) -> None:
+    """Run the visible checks on one notebook, as grading will; exit 1 if any fails."""
+    loaded, scale = load(assignment, profile)
+    with tempfile.TemporaryDirectory() as work:
+        submissions = collect(notebook, Path(work))
+        bench = set_up(loaded, scale, usable_tier(allow_unsandboxed), str(corpus_file) if corpus_file else None)
+        result = grade_submission(submissions[0], bench)
+    titles = {item.id: item for item in loaded.checks}
+    for verdict in result.checks:
+        passed = verdict.outcome is Outcome.PASSED
+        say(f"[{'green' if passed else 'red'}]{verdict.outcome.value:>9}[/]  {escape(verdict.check_id)}")
+        if not passed:
+            item = titles[verdict.check_id]
+            say(f"           {escape(one_line(verdict.message))}\n           {item.hint} (section {item.section})")
+    failed = sum(verdict.outcome is not Outcome.PASSED for verdict in result.checks)
+    if result.message:
+        say(escape(one_line(result.message)), style="yellow")
+    say(f"{len(result.checks) - failed} passed, {failed} failed in {result.wall_time_s:.0f} s")
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def leaderboard(
+    out: Annotated[Path, typer.Argument(help="The results folder of `grader grade`.")],
+    assignment: AssignmentOption = Path("reference"),
+    names: Annotated[bool, typer.Option("--names", help="Student ids and flags instead of pseudonyms.")] = False,
+) -> None:
+    """Print the leaderboard of a results folder."""
+    loaded = load_assignment(assignment)
+    with Gradebook.open(out / GRADEBOOK, create=False) as book:
+        print_boards(out, book.latest(), loaded, names=names)
