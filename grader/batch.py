@@ -1,4 +1,4 @@
-"""Grades many submissions: worker processes do the work, this process alone writes the records.
+"""Grades many submissions: workers do the work, this process alone writes the records.
 
 Each grade is written as soon as it is there, in one transaction. A run that was stopped goes on where it stopped:
 what the gradebook holds under the same key is not graded again.
@@ -6,35 +6,59 @@ what the gradebook holds under the same key is not graded again.
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
-import resource
+import heapq
+import itertools
 import signal
 import sys
 import time
-import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
-from grader.errors import GraderError, InfrastructureError, WorkerLost
+from grader.cluster import Cluster, SchedulerLost
+from grader.errors import GraderError, InfrastructureError
+from grader.executors import Attempt, InProcess, LocalWorkers, Workers
 from grader.gradebook import Gradebook
-from grader.pipeline import Bench, grade_submission, unmeasured
+from grader.pipeline import Bench, unmeasured
 from grader.types import Grade, Submission
+from grader.verify import objection
 
 ATTEMPTS = 3
-BACK_OFF_S = 2.0
-MEMORY_BYTES = 4 << 30  # of a worker: what a check makes of an answer must not take the machine's
-_PR_SET_PDEATHSIG = 1
+BACK_OFF_S = 2.0  # before the second attempt; twice as long before the third
+WRITE_ATTEMPTS = 6  # with the back-off of attempts, about a minute
+LOOK_EVERY_S = 0.5  # at who is there and who has asked to stop
 
-Report = Callable[[Grade, bool], None]  # a grade, and whether it was in the gradebook already
-_bench: Bench | None = None
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened to one submission of a batch."""
+
+    kind: str  # started | running (where) | graded | known (graded before) | failed (a fault of ours: tried again)
+    student_id: str
+    worker: str = ""  # who has it, as far as that is known
+    message: str = ""  # the fault
+    grade: Grade | None = None  # once there is one
+    log: str = ""  # what the worker had to say
+
+
+Watch = Callable[[Event], None]
 
 
 class Interrupted(Exception):
     """The user stopped the batch; what was finished is recorded."""
+
+
+def hire(bench: Bench, *, jobs: int, scheduler: str = "") -> Workers:
+    """Those who grade: the runners of a scheduler, so many worker processes here, or for 0 this process itself.
+
+    Raises UsageError if no scheduler answers at this address.
+    """
+    if scheduler:
+        return Cluster(scheduler, bench)
+    return LocalWorkers(jobs, bench) if jobs else InProcess(bench)
 
 
 def grade_batch(
@@ -43,14 +67,15 @@ def grade_batch(
     book: Gradebook,
     run_id: int,
     *,
-    jobs: int,
-    report: Report,
+    workers: Callable[[], Workers],
+    watch: Watch,
     publish: Callable[[Grade], None],
 ) -> None:
     """Grade what the gradebook does not hold yet; `publish` writes a student's files before the grade is recorded.
 
     Raises:
         Interrupted: after Ctrl-C, once the submissions in hand are finished and recorded.
+        InfrastructureError: the gradebook cannot be written, or the scheduler is gone; the next run goes on.
     """
     pending = []
     latest = {grade.student_id: grade.key for grade in book.latest()}
@@ -60,135 +85,165 @@ def grade_batch(
             if latest[known.student_id] != known.key:  # handed in again as it was before the latest
                 publish(known)
                 book.add(run_id, known)
-            report(known, True)
+            watch(Event(kind="known", student_id=known.student_id, grade=known))
         else:
             pending.append(submission)
 
     def record(grade: Grade) -> None:
         publish(grade)
-        book.add(run_id, grade)
-        report(grade, False)
+        _patiently(lambda: book.add(run_id, grade))
 
-    grade_each(pending, bench, jobs=jobs, record=record)
+    if pending:
+        _Batch(pending, bench, workers(), record, watch).run()
 
 
-def grade_each(submissions: Sequence[Submission], bench: Bench, *, jobs: int, record: Callable[[Grade], None]) -> None:
+def grade_each(
+    submissions: Sequence[Submission],
+    bench: Bench,
+    *,
+    jobs: int,
+    record: Callable[[Grade], None],
+    watch: Watch = lambda event: None,
+) -> None:
     """Grade submissions in worker processes; `record` is called here, with each grade as it comes.
 
     Raises:
         Interrupted: after Ctrl-C, once the submissions in hand are finished and recorded.
     """
     if submissions:
-        _Batch(submissions, bench, min(jobs, len(submissions)), record).run()
+        _Batch(submissions, bench, hire(bench, jobs=min(jobs, len(submissions))), record, watch).run()
+
+
+def _patiently(write: Callable[[], None]) -> None:
+    """Write, again after a while if the disk or the database refuses. Raises InfrastructureError in the end."""
+    for attempt in itertools.count(1):
+        try:
+            return write()
+        except InfrastructureError:
+            if attempt == WRITE_ATTEMPTS:
+                raise
+            time.sleep(BACK_OFF_S * 2 ** (attempt - 1))
 
 
 class _Batch:
-    """The submissions of one run: waiting, in hand, and how often a fault of ours has hit each."""
+    """The submissions of one run: waiting, put off for a while, in hand; and how often a fault of ours has hit each."""
 
-    def __init__(self, pending: Sequence[Submission], bench: Bench, jobs: int, record: Callable[[Grade], None]) -> None:
+    def __init__(
+        self,
+        pending: Sequence[Submission],
+        bench: Bench,
+        workers: Workers,
+        record: Callable[[Grade], None],
+        watch: Watch,
+    ) -> None:
         self._waiting = deque(pending)
-        self._suspects: deque[Submission] = deque()  # in hand when a worker was lost: each is tried again alone
-        self._in_hand: dict[Future[Grade], Submission] = {}
+        self._put_off: list[tuple[float, int, Submission]] = []  # a heap, by the time until which
+        self._in_hand: dict[Future[Attempt], Submission] = {}
+        self._places: dict[Future[Attempt], str] = {}
         self._attempts: Counter[str] = Counter()
-        self._bench, self._jobs, self._record = bench, jobs, record
-        self._pool = self._new_pool()
+        self._numbers = itertools.count()
+        self._bench, self._workers, self._record, self._watch = bench, workers, record, watch
 
     def run(self) -> None:
-        """Grade all. Raises Interrupted after Ctrl-C."""
+        """Grade all. Raises Interrupted after Ctrl-C or SIGTERM; a second one ends what runs at once."""
         try:
-            while self._waiting or self._in_hand or self._suspects:
-                self._hand_out()
-                self._collect()
-        except KeyboardInterrupt:
-            self._stop()
-            raise Interrupted from None
+            with _stops(self._workers.kill) as stops:
+                while (self._waiting or self._put_off or self._in_hand) and len(stops) < 2:
+                    if not stops:
+                        self._hand_out()
+                    elif not self._in_hand:
+                        break
+                    self._collect()
+                if stops:
+                    raise Interrupted
+        except BaseException:
+            self._workers.kill()
+            raise
         finally:
-            self._pool.shutdown(cancel_futures=True)
-
-    def _new_pool(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(
-            max_workers=self._jobs,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_start_worker,
-            initargs=(self._bench,),
-        )
+            self._workers.shutdown(cancel_futures=True)
 
     def _hand_out(self) -> None:
-        """Give each free worker one submission: a worker that dies takes only what it held."""
-        while self._waiting and len(self._in_hand) < self._jobs:
-            if not self._submit(self._waiting):
-                return
-        if self._suspects and not self._in_hand:
-            self._submit(self._suspects)
-
-    def _submit(self, queue: deque[Submission]) -> bool:
-        """Hand out the next of a queue; whether the pool took it."""
-        submission = queue.popleft()
-        try:
-            self._in_hand[self._pool.submit(_grade_one, submission)] = submission
-        except BrokenProcessPool:
-            queue.appendleft(submission)
-            return False
-        return True
+        """Give each free worker one submission: a worker that is lost takes only what it held."""
+        while self._put_off and self._put_off[0][0] <= time.monotonic():
+            self._waiting.append(heapq.heappop(self._put_off)[-1])
+        free = self._workers.slots - len(self._in_hand)
+        for _ in range(min(free, len(self._waiting))):
+            submission = self._waiting.popleft()
+            self._tell("started", submission)
+            self._in_hand[self._workers.grade(submission)] = submission
 
     def _collect(self) -> None:
-        """Record what is done; put back what a fault of ours hit, or record it as unknown when it keeps failing."""
-        broken = not self._in_hand
-        for future in wait(self._in_hand, return_when=FIRST_COMPLETED).done:
-            submission = self._in_hand.pop(future)
-            try:
-                grade = future.result()
-            except (InfrastructureError, BrokenProcessPool) as error:
-                broken = broken or isinstance(error, BrokenProcessPool)
-                self._try_again(submission, error)
+        """Record what is done; put off what a fault of ours hit, or record it as unknown when it keeps failing."""
+        if not self._in_hand:
+            time.sleep(LOOK_EVERY_S)
+        for future in wait(self._in_hand, LOOK_EVERY_S, FIRST_COMPLETED).done:
+            submission, worker = self._in_hand[future], self._workers.where(future)
+            done = self._outcome(future, submission, worker)
+            if done.grade:
+                self._record(done.grade)
+                self._tell("graded", submission, worker, grade=done.grade, log=done.log)
             else:
-                self._record(grade)
-        if broken:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = self._new_pool()
+                self._try_again(submission, worker, done)
+            del self._in_hand[future]
+            self._places.pop(future, None)
+        for future, submission in self._in_hand.items():
+            worker = self._workers.where(future)
+            if worker and worker != self._places.get(future):
+                self._places[future] = worker
+                self._tell("running", submission, worker)
 
-    def _try_again(self, submission: Submission, error: Exception) -> None:
-        fault = error if isinstance(error, InfrastructureError) else WorkerLost("its worker process was lost")
-        self._attempts[submission.student_id] += 1
-        if self._attempts[submission.student_id] < ATTEMPTS:
-            time.sleep(BACK_OFF_S)
-            (self._suspects if isinstance(fault, WorkerLost) else self._waiting).append(submission)
+    def _outcome(self, future: Future[Attempt], submission: Submission, worker: str) -> Attempt:
+        """What came back, with whatever prevented it as a fault of ours. Raises AssignmentError."""
+        error = future.exception()
+        if error is None:
+            done = future.result()
+            why = objection(done.grade, submission, self._bench) if done.grade and self._workers.is_remote else ""
+            if not why:
+                return done
+            self._workers.dismiss(worker)
+            error = InfrastructureError(f"the grade that {worker or 'a runner'} sent was refused: {why}")
+        if isinstance(error, GraderError) and not isinstance(error, InfrastructureError):
+            raise error
+        if isinstance(error, SchedulerLost):
+            self._attempts[submission.student_id] -= 1
+        said = str(error) if isinstance(error, GraderError) else f"unexpected {type(error).__name__}: {error}"
+        return Attempt(grade=None, fault=said, log="")
+
+    def _tell(self, kind: str, submission: Submission, worker: str = "", **more: Any) -> None:
+        self._watch(Event(kind=kind, student_id=submission.student_id, worker=worker, **more))
+
+    def _try_again(self, submission: Submission, worker: str, done: Attempt) -> None:
+        student_id = submission.student_id
+        self._attempts[student_id] += 1
+        self._tell("failed", submission, worker, message=done.fault, log=done.log)
+        count = self._attempts[student_id]
+        if count < ATTEMPTS:
+            ready_at = time.monotonic() + BACK_OFF_S * 2 ** (max(count, 1) - 1)
+            heapq.heappush(self._put_off, (ready_at, next(self._numbers), submission))
         else:
-            self._record(unmeasured(submission, self._bench, f"Not graded, by a fault of ours: {fault}"))
-
-    def _stop(self) -> None:
-        """After Ctrl-C: start nothing new, finish and record what runs; a second Ctrl-C stops at once."""
-        print("Stopping: finishing what runs (press Ctrl-C again to stop at once).", file=sys.stderr)
-        self._waiting.clear()
-        self._suspects.clear()
-        try:
-            while self._in_hand:
-                self._collect()
-        except KeyboardInterrupt:
-            for process in multiprocessing.active_children():
-                process.kill()
+            grade = unmeasured(submission, self._bench, f"Not graded, by a fault of ours: {done.fault}")
+            self._record(grade)
+            self._tell("graded", submission, worker, grade=grade)
 
 
-def _start_worker(bench: Bench) -> None:
-    """In each worker: leave Ctrl-C to the coordinator, do not outlive it, and end in an error when memory runs out."""
-    global _bench
-    # a handler, not SIG_IGN: what is ignored stays ignored in the student's kernel, which must be interruptible
-    signal.signal(signal.SIGINT, lambda _signal, _frame: None)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_DATA)[1]))
-    _bench = bench
+@contextmanager
+def _stops(kill: Callable[[], None]) -> Iterator[list[int]]:
+    """The signals that have asked this process to stop; nothing is torn out of the middle of a record by them."""
+    stops: list[int] = []
 
+    def note(number: int, _frame: object) -> None:
+        stops.append(number)
+        if len(stops) == 1:
+            print("Stopping: finishing what runs (press Ctrl-C again to stop at once).", file=sys.stderr)
+        else:
+            kill()
 
-def _grade_one(submission: Submission) -> Grade:
-    assert _bench is not None
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return grade_submission(submission, _bench)
-    except GraderError:
-        raise
-    except Exception as error:  # a mistake of the grader's own is a fault of ours like any other
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(frame.filename).name}:{frame.lineno}"
-        raise InfrastructureError(f"unexpected {type(error).__name__} at {place}: {error}") from error
+        yield stops
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def ungraded(grades: Iterable[Grade]) -> list[Grade]:

@@ -130,7 +130,7 @@ def read_with_params(submission: Submission) -> tuple[bytes, dict[str, bytes]]:
     those that were collected: neither is the student's fault.
     """
     try:
-        data, params = _read_bounded(Path(submission.path)), _read_params(submission.params)
+        data, params = read_bounded(Path(submission.path)), _read_params(submission.params)
     except OSError as error:
         path = _printable(str(error.filename or submission.path))
         raise InfrastructureError(
@@ -164,7 +164,7 @@ def _submission(
         return Submission(student_id=student, path="", sha256=hashlib.sha256().hexdigest(), submitted_at="")
     params = _params(file, files, weights_of)
     try:
-        digest = _identity(_read_bounded(file.path), _read_params(params))
+        digest = _identity(read_bounded(file.path), _read_params(params))
     except OSError:
         digest = ""  # found out again, and told, when it is to be graded; the others go on
     when = _submitted_at(file.path)
@@ -194,14 +194,14 @@ def _printable(path: str) -> str:
     return os.fsencode(path).decode(errors="replace")
 
 
-def _read_bounded(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
+def read_bounded(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
     """The bytes of a file, one more than allowed at most. A link or a pipe that has taken its place is not read."""
     with open(path, "rb", opener=_open_file) as stream:
         return stream.read(limit + 1)
 
 
 def _read_params(params: Mapping[str, str]) -> dict[str, bytes]:
-    return {model: _read_bounded(Path(path), MAX_PARAMS_BYTES) for model, path in params.items()}
+    return {model: read_bounded(Path(path), MAX_PARAMS_BYTES) for model, path in params.items()}
 
 
 def _open_file(path: str, flags: int) -> int:
@@ -350,7 +350,7 @@ _RubyLoader.add_multi_constructor("!ruby/", _plain)
 def _gradescope(root: Path) -> dict[str, list[_File]]:
     """Students by the sid in the metadata, else their e-mail address or name, else the folder's name."""
     try:
-        metadata = yaml.load(_read_bounded(root / METADATA), Loader=_RubyLoader)
+        metadata = yaml.load(read_bounded(root / METADATA), Loader=_RubyLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f"{root / METADATA} cannot be read as YAML; export the submissions again.") from error
     entries = metadata if isinstance(metadata, dict) else {}

@@ -181,7 +181,7 @@ def grade_submission(submission: Submission, bench: Bench) -> Grade:
     except SubmissionError as error:
         return _ungraded(submission, bench, Status.INVALID_NOTEBOOK, str(error), started)
     work = _examine(notebook, params, submission, bench)
-    flags = _flags(work.scores, bench)
+    flags = flags_of(work.scores, bench)
     status = _STATUS[work.execution.outcome]
     if flags and status is Status.GRADED:
         status = Status.HELD_FOR_REVIEW
@@ -328,7 +328,7 @@ def _fill(work: _Work, bench: Bench) -> _Work:
     return work
 
 
-def _flags(scores: Mapping[str, PerplexityScore], bench: Bench) -> tuple[Flag, ...]:
+def flags_of(scores: Mapping[str, PerplexityScore], bench: Bench) -> tuple[Flag, ...]:
     if not scores:  # and no baselines
         return ()
     ngrams = [bench.yardsticks[name] for name in NGRAMS]

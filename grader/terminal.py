@@ -6,30 +6,27 @@ import os
 import shlex
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import datetime
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from grader.batch import Report
+from grader.batch import Event
 from grader.benchmark import Figure
 from grader.gradebook import Gradebook
 from grader.leaderboard import leaderboard_table
 from grader.marks import Marking
 from grader.outputs import GRADEBOOK, board_rows, work_of
 from grader.pipeline import Bench
+from grader.progress import Progress, Standing, as_json, standing_of
 from grader.render import one_line, points
 from grader.sandbox.selftest import PROMISES, promised
 from grader.sandbox.tiers import WHAT
@@ -57,7 +54,7 @@ def say(text: str, style: str | None = None) -> None:
 def bar(what: str, total: int) -> Iterator[Callable[..., None]]:
     """A bar with an ETA on a terminal, nothing elsewhere; yields the function that advances it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(
+    with RichProgress(
         *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
     ) as shown:
         task = shown.add_task(what, total=total)
@@ -65,24 +62,81 @@ def bar(what: str, total: int) -> Iterator[Callable[..., None]]:
 
 
 @contextmanager
-def grading_progress(total: int, marking: Marking) -> Iterator[Report]:
-    """A line for each grade, with an ETA: below a bar on a terminal, in each line elsewhere."""
-    done, started = 0, datetime.now()
-    with bar("grading", total) as advance:
+def grading_progress(out: Path, total: int, marking: Marking, *, json_lines: bool = False) -> Iterator[Progress]:
+    """Shows a batch: live on a terminal, a line for each grade elsewhere, or each event as a line of JSON."""
+    with ExitStack() as stack:
+        live = None
+        if console.is_terminal and not json_lines:
+            live = stack.enter_context(Live(console=console, refresh_per_second=2, transient=True))
 
-        def report(grade: Grade, known: bool) -> None:
-            nonlocal done
-            done += 1
-            advance()
-            standing = marking.of(grade)
-            score = f"{points(standing.score)}/{points(standing.max_score)}"
-            score = "not graded" if standing.score is None else score
-            left = (datetime.now() - started).total_seconds() / done * (total - done)
-            eta = "" if console.is_terminal else f"  about {left:.0f} s left"
-            how = "already graded" if known else f"{grade.wall_time_s:.0f} s{eta}"
-            say(f"{done:>4}/{total}  {escape(grade.student_id):<28} {grade.status.value:<18} {score:>10}  {how}")
+        def show(event: Event, standing: Standing) -> None:
+            if json_lines:
+                print(as_json(event, standing), flush=True)
+                return
+            if event.kind == "failed":
+                say(f"           {escape(event.student_id)}: tried again, by a fault of ours: {escape(event.message)}")
+            if event.grade:
+                say(_graded_line(event, standing, marking, eta=live is None))
 
-        yield report
+        progress = stack.enter_context(Progress(out, total, show))
+        if live:
+            live.get_renderable = lambda: standing_table(progress.standing, time.time())  # type: ignore[method-assign]
+        yield progress
+
+
+def _graded_line(event: Event, standing: Standing, marking: Marking, *, eta: bool) -> str:
+    assert event.grade is not None
+    grade, shown = event.grade, marking.of(event.grade)
+    score = "not graded" if shown.score is None else f"{points(shown.score)}/{points(shown.max_score)}"
+    left = standing.eta_s(time.time())
+    how = "already graded" if event.kind == "known" else f"{grade.wall_time_s:.0f} s"
+    if eta and left is not None and event.kind == "graded":
+        how += f"  about {left:.0f} s left"
+    count = f"{standing.done:>4}/{standing.total}"
+    return f"{count}  {escape(grade.student_id):<28} {grade.status.value:<18} {score:>10}  {how}"
+
+
+MOST_SHOWN = 16  # of those that run
+
+
+def standing_table(standing: Standing, now: float) -> Group:
+    """Done, running where and since when, queued, faults by kind, and when it will be over."""
+    left = standing.eta_s(now)
+    counts = [
+        f"{standing.done}/{standing.total} done",
+        f"{len(standing.running)} running",
+        f"{standing.waiting} queued",
+    ]
+    counts += [f"{count} {status}" for status, count in sorted(standing.by_status.items())]
+    counts += [] if left is None or standing.is_over else [f"about {_duration(left)} left"]
+    table = Table("running", "where", "for", show_edge=False, box=None, padding=(0, 2, 0, 0))
+    oldest = sorted(standing.running.items(), key=lambda item: item[1][1])
+    for student_id, (worker, since) in oldest[:MOST_SHOWN]:
+        table.add_row(escape(student_id), escape(worker), _duration(now - since))
+    if len(oldest) > MOST_SHOWN:
+        table.add_row(f"and {len(oldest) - MOST_SHOWN} more", "", "")
+    bar_line = ProgressBar(total=max(1, standing.total), completed=standing.done, width=60)
+    faults = [f"[yellow]{count} x tried again: {escape(what)}[/]" for what, count in standing.faults.items()]
+    return Group(bar_line, "  ".join(counts), *([table] if oldest else []), *faults)
+
+
+def _duration(seconds: float) -> str:
+    whole = max(0, round(seconds))
+    if whole < 120:
+        return f"{whole} s"
+    return f"{whole // 60} min" if whole < 7200 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def print_standing(out: Path) -> None:
+    """How the batch of a results folder stands, from another terminal. Raises UsageError if there is none."""
+    standing, is_going_on = standing_of(out)
+    console.print(standing_table(standing, time.time() if is_going_on else standing.written_at))
+    if is_going_on:
+        say(f"It is going on, as process {standing.pid}.")
+    elif standing.is_over and standing.done == standing.total:
+        say(f"It is over; {standing.unknown} not graded by a fault of ours." if standing.unknown else "It is over.")
+    else:
+        say("It was stopped before it was done; the same `grader grade` command goes on.", style="yellow")
 
 
 def print_boards(out: Path, grades: list[Grade], assignment: Assignment, *, names: bool = False) -> None:

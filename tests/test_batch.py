@@ -16,6 +16,7 @@ import pytest
 
 from grader.batch import grade_batch
 from grader.config import load_assignment
+from grader.executors import LocalWorkers
 from grader.gradebook import Gradebook
 from grader.intake import collect
 from grader.leaderboard import rows
@@ -234,8 +235,8 @@ def test_a_fault_of_ours_is_never_a_zero(course: Path, tier: str) -> None:
             bench,
             book,
             run_id,
-            jobs=2,
-            report=lambda grade, known: reported.append(grade),
+            workers=lambda: LocalWorkers(2, bench),
+            watch=lambda event: reported.append(event.grade) if event.grade else None,
             publish=lambda grade: None,
         )
         assert book.find("wrong", reported[-1].key) is None

@@ -27,6 +27,7 @@ ProfileOption = Annotated[str, typer.Option("--profile", help="The scale: a prof
 CorpusOption = Annotated[
     Path | None, typer.Option("--corpus-file", help="A local copy of the corpus instead of the download.")
 ]
+SchedulerOption = Annotated[str, typer.Option("--scheduler", help="Address of a Dask scheduler: tcp://HOST:8786.")]
 UnsandboxedOption = Annotated[
     bool,
     typer.Option("--allow-unsandboxed", help="Run without a sandbox where there is none; every report says so."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import tempfile
@@ -11,12 +12,13 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from grader.batch import grade_batch, ungraded
+from grader.batch import grade_batch, hire, ungraded
 from grader.checks import run_checks
 from grader.cli.common import (
     AssignmentOption,
     CorpusOption,
     ProfileOption,
+    SchedulerOption,
     UnsandboxedOption,
     alone,
     app,
@@ -43,7 +45,16 @@ from grader.outputs import (
 )
 from grader.pipeline import grade_submission, ran, set_up
 from grader.render import one_line, points
-from grader.terminal import grading_progress, list_waiting, mark_command, print_boards, replayed, say, summary
+from grader.terminal import (
+    grading_progress,
+    list_waiting,
+    mark_command,
+    print_boards,
+    print_standing,
+    replayed,
+    say,
+    summary,
+)
 from grader.types import Assignment, Grade, Mark, Outcome, Submission
 
 log = logging.getLogger(__name__)
@@ -55,14 +66,18 @@ def grade(
     out: Annotated[Path, typer.Option("-o", "--output", help="Where results go; the same folder again resumes.")],
     assignment: AssignmentOption = Path("reference"),
     profile: ProfileOption = "cpu",
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Worker processes.")] = os.cpu_count() or 1,
+    jobs: Annotated[int, typer.Option(min=0, help="Worker processes; 0: none, to debug the grader.")] = os.cpu_count()
+    or 1,
+    scheduler: SchedulerOption = "",
+    sandbox: Annotated[str, typer.Option(help="With --scheduler: the sandbox that the runners have.")] = "",
+    json_lines: Annotated[bool, typer.Option("--json", help="Each event as a line of JSON, for machines.")] = False,
     corpus_file: CorpusOption = None,
     allow_unsandboxed: UnsandboxedOption = False,
 ) -> None:
     """Grade a batch of submissions; exit 1 if some could not be graded by a fault of ours."""
     loaded, scale = load(assignment, profile)
     collected = collect(submissions, out / "submissions", exclude=out, weights_of=loaded.weights_of(scale))
-    tier = usable_tier(allow_unsandboxed)
+    tier = sandbox if scheduler and sandbox else usable_tier(allow_unsandboxed)
     private = (out, submissions if submissions.is_dir() else submissions.parent)
     bench = set_up(loaded, scale, tier, str(corpus_file) if corpus_file else None, private)
     make_folder(out)
@@ -80,16 +95,9 @@ def grade(
             write_student(out, grade, loaded, marking)
 
         try:
-            with grading_progress(len(collected), marking) as report:
-                grade_batch(
-                    collected,
-                    bench,
-                    book,
-                    run_id,
-                    jobs=jobs,
-                    report=report,
-                    publish=publish,
-                )
+            with grading_progress(out, len(collected), marking, json_lines=json_lines) as watch:
+                workers = functools.partial(hire, bench, jobs=min(jobs, len(collected)), scheduler=scheduler)
+                grade_batch(collected, bench, book, run_id, workers=workers, watch=watch, publish=publish)
         finally:
             lines = baselines_of(bench.yardsticks, bench.split.sha256)
             write_class(out, book.latest(), loaded, lines, marking)
@@ -97,10 +105,18 @@ def grade(
     left = len(marking.open(grades.values()))
     to_mark = f"{left} to be marked by a person; this lists them: {mark_command(out, assignment)}" if left else ""
     done = [grades[s.student_id] for s in collected if s.student_id in grades]
-    summary(out, loaded, done, to_mark)
+    if not json_lines:
+        summary(out, loaded, done, to_mark)
     if unknown := ungraded(done):
-        say(f"{len(unknown)} could not be graded by a fault of ours; run the same command again.", style="red")
+        if not json_lines:
+            say(f"{len(unknown)} could not be graded by a fault of ours; run the same command again.", style="red")
         raise typer.Exit(1)
+
+
+@app.command()
+def status(out: Annotated[Path, typer.Argument(help="The results folder of `grader grade`.")]) -> None:
+    """Say how a batch stands: what is done, what runs where and since when, and how long the rest will take."""
+    print_standing(out)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})  # points of -1 are an argument, and get their sentence

@@ -10,12 +10,14 @@ import typer
 
 from grader.benchmark import reading, sandbox_start
 from grader.cli.common import AssignmentOption, ProfileOption, app, load, usable_tier
+from grader.cluster import Slot
+from grader.cluster import run as run_runners
 from grader.errors import UsageError
 from grader.pipeline import set_up
 from grader.sandbox.selftest import prove
 from grader.sandbox.tiers import candidates, why_not
 from grader.selftest import read_matrix, small
-from grader.terminal import diagnosis, false_alarms, measured, wrong_verdicts
+from grader.terminal import diagnosis, false_alarms, measured, say, wrong_verdicts
 
 
 @app.command()
@@ -62,3 +64,14 @@ def doctor() -> None:
     usable = [tier for tier, reason in reasons.items() if not reason]
     kept = prove(usable[0]) if usable else {}
     raise typer.Exit(0 if diagnosis(reasons, kept) else 3)
+
+
+@app.command()
+def worker(
+    scheduler: Annotated[str, typer.Option("--scheduler", help="Address of a Dask scheduler: tcp://HOST:8786.")],
+    slots: Annotated[int, typer.Option(min=0, help="Submissions at a time, on CPUs.")] = os.cpu_count() or 1,
+) -> None:
+    """Start a runner: it grades what `grader grade --scheduler` hands out, until it is stopped."""
+    tier = usable_tier(False)
+    say(f"{slots} submissions at a time, in the sandbox {tier}")
+    raise typer.Exit(run_runners(scheduler, [Slot(resource="CPU", environment={})] * slots))

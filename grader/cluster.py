@@ -1,0 +1,319 @@
+"""Grades on a Dask cluster: the coordinator's side, and the runners that `grader worker` starts.
+
+No file system is shared. What all submissions of a batch need, the texts and the checks, is one package of bytes that
+the scheduler gives every runner, also to one that joins later; it is known by its hash, and a runner verifies it. A
+submission travels in its task. Both ends trust each other as one program does: reach the scheduler by TLS, or on a
+network of your own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import hashlib
+import itertools
+import math
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from distributed import Client, WorkerPlugin
+from distributed.scheduler import KilledWorker
+
+from grader.config import deciding_files, digest_of
+from grader.errors import InfrastructureError, UsageError, WorkerLost
+from grader.executors import PR_SET_PDEATHSIG, Attempt, LocalWorkers, Workers, grade_here
+from grader.intake import MAX_PARAMS_BYTES, read_bounded
+from grader.pipeline import Bench
+from grader.sandbox.selftest import require
+from grader.sandbox.tiers import NONE
+from grader.types import Submission
+from grader.unzip import MAX_FILE_BYTES
+
+CONNECT_S = 20.0
+GONE_S = 900.0  # without a scheduler; then the batch stops, to be gone on with by the same command
+LOOK_EVERY_S = 1.0
+RESOURCE = {"cpu": "CPU", "gpu": "GPU"}
+_GONE = (OSError, RuntimeError, TimeoutError)  # what Dask's client raises without a scheduler
+
+
+class SchedulerLost(WorkerLost):
+    """The scheduler went away with all that was in hand: nobody's attempt is used up by that."""
+
+
+class Cluster(Workers):
+    """The runners of one scheduler, each with one submission at a time."""
+
+    is_remote = True
+
+    def __init__(self, address: str, bench: Bench | None, device: str = "cpu", gone_s: float = GONE_S) -> None:
+        """Connect. Raises UsageError if nobody answers at this address."""
+        self._address, self._resource, self._gone_s = address, RESOURCE[device], gone_s
+        self._package = pack(bench) if bench else b""
+        self._sha256 = hashlib.sha256(self._package).hexdigest()
+        self._plugin = f"grader-{self._sha256}"
+        self._numbers = itertools.count()
+        self._keys: WeakKeyDictionary[Future[Any], str] = WeakKeyDictionary()
+        self._places: dict[str, str] = {}
+        self._dismissed: set[str] = set()
+        self._slots, self._lost_at = 0, 0.0
+        try:
+            self._connect()
+        except (OSError, ValueError) as error:
+            said = " ".join(str(error).split())
+            raise UsageError(
+                f"no scheduler answers at {address} ({said}): start one with `dask scheduler`, or correct --scheduler."
+            ) from error
+
+    def _connect(self) -> None:
+        self._client = Client(self._address, timeout=CONNECT_S, name="grader", set_as_default=False)
+        self._executor = self._client.get_executor(pure=False, resources={self._resource: 1}, retries=0)
+        self._scheduler_id, self._looked_at = "", -math.inf
+
+    def _look(self) -> None:
+        """Learn who is there, at most once in a while; a scheduler that is new gets the package."""
+        if time.monotonic() - self._looked_at < LOOK_EVERY_S:
+            return
+        seen = self._client.scheduler_info(n_workers=-1)
+        if seen["id"] != self._scheduler_id:
+            self._client.register_plugin(Package(self._sha256, self._package), name=self._plugin)
+            self._scheduler_id = seen["id"]
+        able = {address for address, worker in seen["workers"].items() if worker["resources"].get(self._resource)}
+        self._slots = len(able - self._dismissed)
+        processing = self._client.processing()
+        self._places |= {str(key): address for address, keys in processing.items() for key in keys}
+        self._looked_at = time.monotonic()
+
+    @property
+    def slots(self) -> int:
+        """How many runners there are now; 0 while there is no scheduler.
+
+        Raises:
+            InfrastructureError: there has been none for long.
+        """
+        try:
+            if self._client.status == "closed":
+                self._connect()
+            self._look()
+        except _GONE as error:
+            self._lost_at = self._lost_at or time.monotonic()
+            if time.monotonic() - self._lost_at > self._gone_s:
+                raise InfrastructureError(
+                    f"the scheduler at {self._address} has been gone for {self._gone_s:.0f} s: start it again, then "
+                    "run the same command; it goes on where it stopped."
+                ) from error
+            return 0
+        self._lost_at = 0.0
+        return self._slots
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """The future raises SchedulerLost if the scheduler goes away."""
+        key, outer = f"grade-{next(self._numbers)}", Future[Any]()
+        self._keys[outer] = key
+        outer.set_running_or_notify_cancel()
+        try:
+            inner = self._executor.submit(_on_runner, self._sha256, fn, args, kwargs, key=key)
+        except _GONE:
+            outer.set_exception(SchedulerLost(f"the scheduler at {self._address} does not answer"))
+        else:
+            inner.add_done_callback(lambda done: _pass_on(done, outer))
+        return outer
+
+    def grade(self, submission: Submission) -> Future[Attempt]:
+        try:
+            files = carried(submission)
+        except InfrastructureError as error:
+            gone: Future[Attempt] = Future()
+            gone.set_exception(error)
+            return gone
+        return self.submit(grade_carried, submission, files)
+
+    def where(self, future: Future[Any]) -> str:
+        return self._places.get(self._keys.get(future, ""), "")
+
+    def dismiss(self, worker: str) -> None:
+        self._dismissed.add(worker)
+        with contextlib.suppress(*_GONE):
+            self._client.retire_workers([worker], close_workers=True)
+
+    def kill(self) -> None:
+        self._client.close(timeout=1)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        if wait and not cancel_futures:
+            futures.wait(list(self._keys))
+        with contextlib.suppress(*_GONE):
+            if self._client.status == "running":
+                self._client.unregister_worker_plugin(self._plugin)
+        self._client.close(timeout=5)
+
+
+def _pass_on(inner: Future[Any], outer: Future[Any]) -> None:
+    """An outcome in the words of all executors."""
+    error = CancelledError() if inner.cancelled() else inner.exception()
+    if isinstance(error, CancelledError):
+        error = SchedulerLost("the connection to the scheduler was lost")
+    elif isinstance(error, KilledWorker):
+        error = WorkerLost(f"{error.allowed_failures + 1} runners were lost, one after the other")
+    if error is None:
+        outer.set_result(inner.result())
+    else:
+        outer.set_exception(error)
+
+
+# -- what travels ---------------------------------------------------------------------------------------------------
+
+
+def pack(bench: Bench) -> bytes:
+    """All that grading needs besides a submission, without what only the coordinator needs: the class's names."""
+    folder = Path(bench.assignment.folder)
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in deciding_files(folder)}
+    alone = dataclasses.replace(bench.assignment, folder="", roster={})
+    return pickle.dumps((dataclasses.replace(bench, assignment=alone, private=()), files))
+
+
+def unpack(package: bytes, folder: Path) -> Bench:
+    """The same bench on another machine, its files in a folder. Raises InfrastructureError if they are not the same."""
+    bench, files = pickle.loads(package)
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    if digest_of(folder) != bench.assignment.sha256:
+        raise InfrastructureError("the checks changed while they were read: run the same command again.")
+    assignment = dataclasses.replace(bench.assignment, folder=str(folder))
+    found: Bench = dataclasses.replace(bench, assignment=assignment, private=(str(folder),))
+    return found
+
+
+def carried(submission: Submission) -> dict[str, bytes]:
+    """The bytes handed in, by path: of a file that is too large, enough to see that. Raises InfrastructureError."""
+    paths = {submission.path: MAX_FILE_BYTES} if submission.path else {}
+    paths |= dict.fromkeys(submission.params.values(), MAX_PARAMS_BYTES)
+    try:
+        return {path: read_bounded(Path(path), limit) for path, limit in paths.items()}
+    except OSError as error:
+        raise InfrastructureError(
+            f"{error.filename or submission.path} cannot be read any more: {error.strerror}; collect the submissions "
+            "again."
+        ) from error
+
+
+def grade_carried(submission: Submission, files: Mapping[str, bytes]) -> Attempt:
+    """In a worker process of a runner: grade a submission whose files came with it."""
+    with tempfile.TemporaryDirectory(prefix="grader-") as scratch:
+        places = {path: str(Path(scratch) / str(number)) for number, path in enumerate(files)}
+        for path, data in files.items():
+            Path(places[path]).write_bytes(data)
+        params = {model: places[path] for model, path in submission.params.items()}
+        return grade_here(dataclasses.replace(submission, path=places.get(submission.path, ""), params=params))
+
+
+# -- a runner -------------------------------------------------------------------------------------------------------
+
+
+class Package(WorkerPlugin):
+    """Brings the package of a batch to every runner."""
+
+    def __init__(self, sha256: str, data: bytes) -> None:
+        self._sha256, self._data = sha256, data
+
+    def setup(self, worker: Any) -> None:
+        if hashlib.sha256(self._data).hexdigest() != self._sha256:
+            raise InfrastructureError("a package arrived damaged")
+        _packages[self._sha256] = self._data
+
+    def teardown(self, worker: Any) -> None:
+        _packages.pop(self._sha256, None)
+
+
+_packages: dict[str, bytes] = {}
+_hired: dict[str, tuple[LocalWorkers, tempfile.TemporaryDirectory[str]]] = {}  # at most one
+
+
+def _on_runner(sha256: str, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Run a task in a worker process of this runner, which thus answers its scheduler whatever the task does."""
+    if sha256 not in _packages:
+        raise SchedulerLost("the runner has not got the batch's package yet")
+    return _hire(sha256).submit(fn, *args, **kwargs).result()
+
+
+def _hire(sha256: str) -> LocalWorkers:
+    if sha256 not in _hired:
+        _let_go()
+        package = _packages[sha256]
+        folder = tempfile.TemporaryDirectory(prefix="grader-")
+        bench = unpack(package, Path(folder.name)) if package else None
+        if bench and bench.tier != NONE:
+            require(bench.tier)
+        _hired[sha256] = (LocalWorkers(1, bench), folder)
+    return _hired[sha256][0]
+
+
+def _let_go() -> None:
+    while _hired:
+        workers, folder = _hired.popitem()[1]
+        workers.shutdown()
+        folder.cleanup()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """What one runner process offers: a CPU, or a share of a GPU."""
+
+    resource: str
+    environment: Mapping[str, str]
+
+
+def runner_command(scheduler: str, slot: Slot, name: str) -> list[str]:
+    """The command that starts a runner: one task at a time, in a process that its nanny starts again if it dies."""
+    options = ["--nthreads", "1", "--memory-limit", "0", "--no-dashboard", "--name", name]
+    return [
+        sys.executable,
+        "-m",
+        "distributed.cli.dask_worker",
+        scheduler,
+        *options,
+        "--resources",
+        f"{slot.resource}=1",
+    ]
+
+
+def run(scheduler: str, slots: Sequence[Slot]) -> int:
+    """Start a runner for each slot and stay until they end; the first exit status that is not 0.
+
+    They end when this process does, when the scheduler closes them, or by SIGTERM or Ctrl-C.
+    """
+    host = socket.gethostname()
+    runners = []
+    for number, slot in enumerate(slots):
+        name = f"{host}-{os.getpid()}-{slot.resource.lower()}{number}"
+        # a nanny's process is a daemon by default, and daemons may have no children
+        environment = {**os.environ, "DASK_DISTRIBUTED__WORKER__DAEMON": "False", **slot.environment}
+        runners.append(
+            subprocess.Popen(runner_command(scheduler, slot, name), env=environment, preexec_fn=_die_with_us)
+        )
+    try:
+        return max(abs(runner.wait()) for runner in runners)
+    finally:
+        for runner in runners:
+            runner.terminate()
+        for runner in runners:
+            runner.wait()
+
+
+def _die_with_us() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,161 @@
+"""How a batch stands: kept up to date by its events, written to the results folder for whoever asks from elsewhere.
+
+`logs/<student>.log` has what the workers said about each submission, one attempt after the other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from grader.batch import Event
+from grader.corpus import write_whole
+from grader.errors import InfrastructureError, UsageError
+
+STATUS, LOGS, LOCK = "status.json", "logs", ".lock"
+WRITE_EVERY_S = 1.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Standing:
+    """Where a batch is; times are seconds since the epoch."""
+
+    total: int
+    started_at: float
+    written_at: float = 0.0
+    pid: int = 0
+    done: int = 0
+    known: int = 0  # of those done, graded before
+    unknown: int = 0  # of those done, not graded by a fault of ours
+    by_status: dict[str, int] = field(default_factory=dict)
+    faults: dict[str, int] = field(default_factory=dict)  # by sentence, how often something was tried again
+    running: dict[str, tuple[str, float]] = field(default_factory=dict)  # by student, the worker and since when
+    wall_times_s: list[float] = field(default_factory=list)  # of those graded now
+    most_running: int = 0
+    is_over: bool = False
+
+    @property
+    def waiting(self) -> int:
+        return self.total - self.done - len(self.running)
+
+    def eta_s(self, now: float) -> float | None:
+        """How long the rest takes, if it takes as long as what was graded so far; None before anything was."""
+        if not self.wall_times_s:
+            return None
+        each = statistics.fmean(self.wall_times_s)
+        left = each * self.waiting + sum(max(0.0, each - (now - since)) for _, since in self.running.values())
+        return left / max(1, self.most_running)
+
+    def take(self, event: Event, now: float) -> None:
+        """Go on by one event."""
+        if event.kind == "started":
+            self.running[event.student_id] = ("", now)
+            self.most_running = max(self.most_running, len(self.running))
+        elif event.kind == "running":
+            since = self.running.get(event.student_id, ("", now))[1]
+            self.running[event.student_id] = (event.worker, since)
+        elif event.kind == "failed":
+            self.running.pop(event.student_id, None)
+            self.faults[event.message] = self.faults.get(event.message, 0) + 1
+        elif event.grade:
+            self.running.pop(event.student_id, None)
+            self.done += 1
+            self.known += event.kind == "known"
+            self.unknown += event.grade.score is None
+            status = event.grade.status.value
+            self.by_status[status] = self.by_status.get(status, 0) + 1
+            if event.kind == "graded":
+                self.wall_times_s.append(event.grade.wall_time_s)
+
+
+class Progress:
+    """Follows a batch: keeps its standing, writes the status file and the logs, and has the terminal show it."""
+
+    def __init__(self, out: Path, total: int, show: Callable[[Event, Standing], None]) -> None:
+        self.standing = Standing(total=total, started_at=time.time(), pid=os.getpid())
+        self._out, self._show = out, show
+
+    def __enter__(self) -> Progress:
+        self._write()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.standing.is_over = True
+        self._write()
+
+    def __call__(self, event: Event) -> None:
+        """Take one event of the batch. Raises InfrastructureError if the disk refuses."""
+        self.standing.take(event, time.time())
+        if event.kind in ("failed", "graded"):
+            self._log(event)
+        if time.time() - self.standing.written_at > WRITE_EVERY_S:
+            self._write()
+        self._show(event, self.standing)
+
+    def _write(self) -> None:
+        self.standing.written_at = time.time()
+        write_whole(self._out / STATUS, json.dumps(dataclasses.asdict(self.standing)).encode())
+
+    def _log(self, event: Event) -> None:
+        path = log_of(self._out, event.student_id)
+        at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        said = f"not graded, tried again: {event.message}" if event.kind == "failed" else "graded"
+        if event.grade:
+            said = f"{event.grade.status.value}, score {event.grade.score}, key {event.grade.key[:12]}"
+        lines = [f"{at} by {event.worker or 'a worker'}: {said}", *event.log.splitlines()]
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as stream:
+                stream.write("\n    ".join(lines) + "\n")
+        except OSError as error:
+            raise InfrastructureError(
+                f"{path} could not be written: {error.strerror}. Make room, then run the same command again."
+            ) from error
+
+
+def log_of(out: Path, student_id: str) -> Path:
+    """What was said about a student's submissions while they were graded."""
+    return out / LOGS / f"{student_id}.log"
+
+
+def as_json(event: Event, standing: Standing) -> str:
+    """One line for a machine."""
+    line: dict[str, Any] = {"at": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "event": event.kind}
+    line |= {"student_id": event.student_id, "worker": event.worker or None}
+    if event.grade:
+        grade = event.grade
+        line |= {"status": grade.status.value, "score": grade.score, "max_score": grade.max_score}
+        line |= {"wall_time_s": round(grade.wall_time_s, 3), "message": grade.message or None}
+    elif event.message:
+        line |= {"message": event.message}
+    return json.dumps(line | {"done": standing.done, "total": standing.total})
+
+
+def standing_of(out: Path) -> tuple[Standing, bool]:
+    """How the last batch of a results folder stands, and whether it is still going on. Raises UsageError."""
+    path = out / STATUS
+    try:
+        standing = Standing(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise UsageError(f"{out} holds no batch: name the folder that `grader grade -o` writes to.") from None
+    return standing, _is_held(out / LOCK)
+
+
+def _is_held(lock: Path) -> bool:
+    try:
+        with lock.open() as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -1,0 +1,82 @@
+"""Whether a grade that a worker sent can be what grading that submission came to.
+
+A worker may be another version of the grader, may mix up two submissions, or add up wrongly. All that follows from
+other parts of a grade is worked out again here; the verdicts and the losses themselves are taken as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from grader.perplexity import credit
+from grader.pipeline import Bench, flags_of
+from grader.types import CheckResult, Grade, Outcome, PerplexityScore, Status, Submission
+
+CLOSE = 1e-6  # of a mean over some thousand numbers, on two machines
+
+
+def objection(grade: object, submission: Submission, bench: Bench) -> str:
+    """The first thing about a grade that cannot be, as the end of a sentence; empty if there is none."""
+    return next(_objections(grade, submission, bench), "") if isinstance(grade, Grade) else "it is no grade"
+
+
+def _objections(grade: Grade, submission: Submission, bench: Bench) -> Iterator[str]:
+    if (grade.student_id, grade.submission_sha256) != (submission.student_id, submission.sha256):
+        yield "it is of another submission"
+    if grade.key != bench.key(submission):
+        yield "another grader, other checks or another text made it"
+    expected = (
+        submission.submitted_at,
+        bench.check_seed(submission),
+        bench.split.sha256,
+        bench.profile.name,
+        bench.tier,
+    )
+    if (grade.submitted_at, grade.seed, grade.data_sha256, grade.profile, grade.sandbox) != expected:
+        yield "it says that it was made in another way"
+    if grade.status is Status.NEEDS_REGRADE or grade.score is None:
+        yield "it has no score"
+    yield from _of_checks(grade, bench)
+    yield from _of_models(grade, bench)
+    parts: list[CheckResult | PerplexityScore] = [*grade.checks, *grade.perplexities]
+    total, possible = sum(part.points for part in parts), sum(part.max_points for part in parts)
+    if not (_close(grade.score, round(total, 2)) and _close(grade.max_score, round(possible, 2))):
+        yield "its score is not the sum of its parts"
+    found = {(flag.kind, flag.model) for flag in flags_of({score.model: score for score in grade.perplexities}, bench)}
+    if {(flag.kind, flag.model) for flag in grade.flags} != found:
+        yield "its flags do not follow from its losses"
+
+
+def _of_checks(grade: Grade, bench: Bench) -> Iterator[str]:
+    if [result.check_id for result in grade.checks] != [check.id for check in bench.assignment.checks]:
+        yield "its checks are not those of the assignment"
+        return
+    for result, check in zip(grade.checks, bench.assignment.checks, strict=True):
+        earned = check.points if result.outcome is Outcome.PASSED else 0.0
+        if (result.points, result.max_points) != (earned, check.points):
+            yield f"the points of {check.id} do not follow from its outcome"
+
+
+def _of_models(grade: Grade, bench: Bench) -> Iterator[str]:
+    curves = {curve.model: curve for curve in bench.profile.curves}
+    asked_for = [score.model for score in grade.perplexities if not score.is_open]
+    if sorted(asked_for) != sorted(curves):
+        yield "its models are not those of the profile"
+        return
+    for score in grade.perplexities:
+        if score.nats_per_char is not None and not _close(score.nats_per_char, _mean(score)):
+            yield f"the perplexity of {score.model} is not that of its blocks"
+        if score.model in curves:
+            nats, curve = score.nats_per_char, curves[score.model]
+            earned = 0.0 if nats is None else credit(curve, nats)
+            if not (_close(score.points, earned) and score.max_points == curve.points):
+                yield f"the points of {score.model} do not follow from its perplexity"
+
+
+def _mean(score: PerplexityScore) -> float:
+    return math.fsum(score.block_nats) / len(score.block_nats) if score.block_nats else math.nan
+
+
+def _close(one: float | None, other: float) -> bool:
+    return one is not None and (one == other or abs(one - other) <= CLOSE)
