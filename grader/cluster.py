@@ -21,7 +21,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import CancelledError, Future
@@ -46,6 +49,9 @@ from grader.unzip import MAX_FILE_BYTES
 CONNECT_S = 20.0
 GONE_S = 900.0  # without a scheduler; then the batch stops, to be gone on with by the same command
 LOOK_EVERY_S = 1.0
+DISMISSED = 77  # exit status of a runner that nobody wants back
+LEAVE_S = 0.5
+RESTART_S = 5.0  # from one start of a runner to the next
 RESOURCE = {"cpu": "CPU", "gpu": "GPU"}
 _GONE = (OSError, RuntimeError, TimeoutError)  # what Dask's client raises without a scheduler
 
@@ -59,12 +65,21 @@ class Cluster(Workers):
 
     is_remote = True
 
-    def __init__(self, address: str, bench: Bench | None, device: str = "cpu", gone_s: float = GONE_S) -> None:
-        """Connect. Raises UsageError if nobody answers at this address."""
+    def __init__(
+        self,
+        address: str,
+        bench: Bench | None,
+        device: str = "cpu",
+        *,
+        limit_s: float | None = None,
+        gone_s: float = GONE_S,
+    ) -> None:
+        """Connect; `limit_s` bounds a task (default: by the profile). Raises UsageError if nobody answers there."""
         self._address, self._resource, self._gone_s = address, RESOURCE[device], gone_s
+        self._limit_s = limit_s
         self._package = pack(bench) if bench else b""
         self._sha256 = hashlib.sha256(self._package).hexdigest()
-        self._plugin = f"grader-{self._sha256}"
+        self._name = f"grader-{uuid.uuid4()}"  # keys and plugins with the same name are one to a scheduler
         self._numbers = itertools.count()
         self._keys: WeakKeyDictionary[Future[Any], str] = WeakKeyDictionary()
         self._places: dict[str, str] = {}
@@ -72,6 +87,7 @@ class Cluster(Workers):
         self._slots, self._lost_at = 0, 0.0
         try:
             self._connect()
+            self._look()
         except (OSError, ValueError) as error:
             said = " ".join(str(error).split())
             raise UsageError(
@@ -88,8 +104,10 @@ class Cluster(Workers):
         if time.monotonic() - self._looked_at < LOOK_EVERY_S:
             return
         seen = self._client.scheduler_info(n_workers=-1)
+        if "id" not in seen:
+            raise OSError("the client is about to connect again")
         if seen["id"] != self._scheduler_id:
-            self._client.register_plugin(Package(self._sha256, self._package), name=self._plugin)
+            self._client.register_plugin(Package(self._sha256, self._package), name=self._name)
             self._scheduler_id = seen["id"]
         able = {address for address, worker in seen["workers"].items() if worker["resources"].get(self._resource)}
         self._slots = len(able - self._dismissed)
@@ -121,11 +139,11 @@ class Cluster(Workers):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """The future raises SchedulerLost if the scheduler goes away."""
-        key, outer = f"grade-{next(self._numbers)}", Future[Any]()
+        key, outer = f"{self._name}-{next(self._numbers)}", Future[Any]()
         self._keys[outer] = key
         outer.set_running_or_notify_cancel()
         try:
-            inner = self._executor.submit(_on_runner, self._sha256, fn, args, kwargs, key=key)
+            inner = self._executor.submit(_on_runner, self._sha256, self._limit_s, fn, args, kwargs, key=key)
         except _GONE:
             outer.set_exception(SchedulerLost(f"the scheduler at {self._address} does not answer"))
         else:
@@ -147,7 +165,7 @@ class Cluster(Workers):
     def dismiss(self, worker: str) -> None:
         self._dismissed.add(worker)
         with contextlib.suppress(*_GONE):
-            self._client.retire_workers([worker], close_workers=True)
+            self._client.run(_leave, workers=[worker], on_error="ignore")
 
     def kill(self) -> None:
         self._client.close(timeout=1)
@@ -157,7 +175,7 @@ class Cluster(Workers):
             futures.wait(list(self._keys))
         with contextlib.suppress(*_GONE):
             if self._client.status == "running":
-                self._client.unregister_worker_plugin(self._plugin)
+                self._client.unregister_worker_plugin(self._name)
         self._client.close(timeout=5)
 
 
@@ -235,23 +253,29 @@ class Package(WorkerPlugin):
         if hashlib.sha256(self._data).hexdigest() != self._sha256:
             raise InfrastructureError("a package arrived damaged")
         _packages[self._sha256] = self._data
+        _wanted[self._sha256] += 1
 
     def teardown(self, worker: Any) -> None:
-        _packages.pop(self._sha256, None)
+        _wanted[self._sha256] -= 1
+        if _wanted[self._sha256] == 0:
+            del _packages[self._sha256]
 
 
 _packages: dict[str, bytes] = {}
+_wanted: Counter[str] = Counter()  # by how many batches
 _hired: dict[str, tuple[LocalWorkers, tempfile.TemporaryDirectory[str]]] = {}  # at most one
 
 
-def _on_runner(sha256: str, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _on_runner(
+    sha256: str, limit_s: float | None, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Any:
     """Run a task in a worker process of this runner, which thus answers its scheduler whatever the task does."""
     if sha256 not in _packages:
         raise SchedulerLost("the runner has not got the batch's package yet")
-    return _hire(sha256).submit(fn, *args, **kwargs).result()
+    return _hire(sha256, limit_s).submit(fn, *args, **kwargs).result()
 
 
-def _hire(sha256: str) -> LocalWorkers:
+def _hire(sha256: str, limit_s: float | None) -> LocalWorkers:
     if sha256 not in _hired:
         _let_go()
         package = _packages[sha256]
@@ -259,7 +283,7 @@ def _hire(sha256: str) -> LocalWorkers:
         bench = unpack(package, Path(folder.name)) if package else None
         if bench and bench.tier != NONE:
             require(bench.tier)
-        _hired[sha256] = (LocalWorkers(1, bench), folder)
+        _hired[sha256] = (LocalWorkers(1, bench, limit_s), folder)
     return _hired[sha256][0]
 
 
@@ -268,6 +292,11 @@ def _let_go() -> None:
         workers, folder = _hired.popitem()[1]
         workers.shutdown()
         folder.cleanup()
+
+
+def _leave(dask_worker: Any) -> None:
+    """End this runner, for good, once this call has been answered: what it sends cannot be right."""
+    dask_worker.loop.call_later(LEAVE_S, os._exit, DISMISSED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,8 +308,8 @@ class Slot:
 
 
 def runner_command(scheduler: str, slot: Slot, name: str) -> list[str]:
-    """The command that starts a runner: one task at a time, in a process that its nanny starts again if it dies."""
-    options = ["--nthreads", "1", "--memory-limit", "0", "--no-dashboard", "--name", name]
+    """The command that starts a runner, which does one task at a time."""
+    options = ["--nthreads", "1", "--no-nanny", "--memory-limit", "0", "--no-dashboard", "--name", name]
     return [
         sys.executable,
         "-m",
@@ -292,27 +321,58 @@ def runner_command(scheduler: str, slot: Slot, name: str) -> list[str]:
     ]
 
 
-def run(scheduler: str, slots: Sequence[Slot]) -> int:
-    """Start a runner for each slot and stay until they end; the first exit status that is not 0.
+def run(scheduler: str, slots: Sequence[Slot]) -> None:
+    """Keep a runner for each slot until SIGTERM or Ctrl-C: one that ends, with its scheduler perhaps, starts again.
 
-    They end when this process does, when the scheduler closes them, or by SIGTERM or Ctrl-C.
+    Raises:
+        InfrastructureError: all were dismissed.
     """
-    host = socket.gethostname()
-    runners = []
-    for number, slot in enumerate(slots):
-        name = f"{host}-{os.getpid()}-{slot.resource.lower()}{number}"
-        # a nanny's process is a daemon by default, and daemons may have no children
-        environment = {**os.environ, "DASK_DISTRIBUTED__WORKER__DAEMON": "False", **slot.environment}
-        runners.append(
-            subprocess.Popen(runner_command(scheduler, slot, name), env=environment, preexec_fn=_die_with_us)
-        )
+    runners = [_Runner(scheduler, slot, number) for number, slot in enumerate(slots)]
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
     try:
-        return max(abs(runner.wait()) for runner in runners)
+        while not stop.wait(LOOK_EVERY_S) and any([runner.keeps_going() for runner in runners]):
+            continue
+        if not stop.is_set():
+            raise InfrastructureError(
+                "the coordinator dismissed all runners of this machine, since the grades that they sent could not be "
+                "right: bring them to the coordinator's version of the grader."
+            )
     finally:
         for runner in runners:
-            runner.terminate()
-        for runner in runners:
-            runner.wait()
+            runner.end()
+
+
+class _Runner:
+    """A process that serves one slot."""
+
+    def __init__(self, scheduler: str, slot: Slot, number: int) -> None:
+        name = f"{socket.gethostname()}-{os.getpid()}-{slot.resource.lower()}{number}"
+        self._command = runner_command(scheduler, slot, name)
+        self._environment = {**os.environ, **slot.environment}
+        self._start()
+
+    def _start(self) -> None:
+        self._process = subprocess.Popen(self._command, env=self._environment, preexec_fn=_die_with_us)
+        self._not_before = time.monotonic() + RESTART_S
+
+    def keeps_going(self) -> bool:
+        """Start it again if it has ended; false if it was dismissed."""
+        status = self._process.poll()
+        if status == DISMISSED:
+            return False
+        if status is not None and time.monotonic() > self._not_before:
+            self._start()
+        return True
+
+    def end(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(RESTART_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 def _die_with_us() -> None:

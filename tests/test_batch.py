@@ -23,34 +23,15 @@ from grader.leaderboard import rows
 from grader.pipeline import grade_submission, set_up
 from grader.types import Grade, Status
 from tests.conftest import notebook_of
-from tests.small import CHECK, folder_with
+from tests.small import CHECK, course_in, folder_with, grade_command, scores
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
 def course(tmp_path: Path) -> Path:
-    """An assignment with one check, a text of random letters, and a class: right, wrong, slow."""
-    folder = tmp_path / "assignment"
-    folder.mkdir()
-    folder_with(folder, corpus="time-machine", curves=False)
-    (folder / "checks" / "test_f.py").write_text(CHECK)
-    letters = random.Random(0).choices("abcdefghijklmnopqrstuvwxyz ", k=180_000)
-    (tmp_path / "text.txt").write_text("".join(letters))
-    for name, source in (
-        ("right", "def f(x): return 2 * x"),
-        ("slow", "import time; time.sleep(3)\ndef f(x): return x + x"),
-        ("wrong", "def f(x): return x"),
-    ):
-        (tmp_path / "submitted" / name).mkdir(parents=True)
-        (tmp_path / "submitted" / name / "homework.ipynb").write_bytes(notebook_of(source))
-    return tmp_path
-
-
-def command(course: Path, out: str, *more: str) -> list[str]:
-    arguments = [str(course / "submitted"), "-o", str(course / out), "--assignment", str(course / "assignment")]
-    options = ["--profile", "smoke", "--corpus-file", str(course / "text.txt"), *more]
-    return [sys.executable, "-m", "grader.cli", "grade", *arguments, *options]
+    """A class of three: right, wrong, slow."""
+    return course_in(tmp_path)
 
 
 OPEN = {"name": "smoke", "train_chars": None, "test_chars": 30_000, "held_out_chars": 30_000, "time_budget_s": 60}
@@ -66,18 +47,13 @@ def graded_alone(course: Path, tier: str, *cells: str) -> Grade:
     return grade_submission(collect(path, course / "work")[0], bench)
 
 
-def scores(course: Path, out: str) -> dict[str, str]:
-    with (course / out / "grades.csv").open(newline="") as file:
-        return {row["student_id"]: row["score"] for row in csv.DictReader(file)}
-
-
 def test_a_class_is_graded_and_the_same_command_again_takes_what_it_has(course: Path) -> None:
     """Right gets the points, wrong gets none; the second run grades nothing and leaves grades.csv as it was."""
-    first = subprocess.run(command(course, "out"), cwd=ROOT, capture_output=True, text=True)
+    first = subprocess.run(grade_command(course, "out"), cwd=ROOT, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
     assert scores(course, "out") == {"right": "2.0", "slow": "2.0", "wrong": "0.0"}
     before = (course / "out" / "grades.csv").read_bytes()
-    again = subprocess.run(command(course, "out"), cwd=ROOT, capture_output=True, text=True)
+    again = subprocess.run(grade_command(course, "out"), cwd=ROOT, capture_output=True, text=True)
     assert again.stdout.count("already graded") == 3
     assert (course / "out" / "grades.csv").read_bytes() == before
 
@@ -134,7 +110,7 @@ def test_models_of_ones_own_compete_in_the_open_class(course: Path, tier: str) -
 def test_who_handed_in_nothing_is_missing_until_something_comes(course: Path) -> None:
     """The roster says who is in the course; a later batch without them takes nobody's grade away."""
     (course / "assignment" / "roster.csv").write_text("student_id,last_name\nright,Riter\nlazy,Late\nslow,\nwrong,\n")
-    subprocess.run(command(course, "out"), check=True, capture_output=True)
+    subprocess.run(grade_command(course, "out"), check=True, capture_output=True)
     with (course / "out" / "grades.csv").open(newline="") as stream:
         table = {row["student_id"]: row for row in csv.DictReader(stream)}
     assert {name: row["status"] for name, row in table.items()} == {
@@ -145,7 +121,7 @@ def test_who_handed_in_nothing_is_missing_until_something_comes(course: Path) ->
     }
     assert (table["lazy"]["last_name"], table["right"]["last_name"]) == ("Late", "Riter")
     (course / "submitted" / "right").rename(course / "submitted" / "lazy")
-    subprocess.run(command(course, "out"), check=True, capture_output=True)
+    subprocess.run(grade_command(course, "out"), check=True, capture_output=True)
     with (course / "out" / "grades.csv").open(newline="") as stream:
         status = {row["student_id"]: row["status"] for row in csv.DictReader(stream)}
     assert (status["lazy"], status["right"]) == ("graded", "graded")
@@ -172,21 +148,21 @@ def test_a_curve_that_is_relative_to_nothing_is_refused(course: Path) -> None:
     profile = {"name": "smoke", "train_chars": None, "test_chars": 100, "held_out_chars": 100}
     profile |= {"time_budget_s": 60, "lanes": 4, "curves": [curve]}
     folder_with(course / "assignment", corpus="time-machine", profiles=[profile])
-    done = subprocess.run(command(course, "out"), check=False, capture_output=True, text=True)
+    done = subprocess.run(grade_command(course, "out"), check=False, capture_output=True, text=True)
     assert done.returncode == 2
     assert "relative to 'tetragram'; the baselines are uniform, unigram, trigram" in done.stderr
 
 
 def test_a_batch_killed_in_the_middle_ends_in_the_same_grades(course: Path) -> None:
     """SIGKILL to the coordinator leaves no process, loses no grade, and the same command finishes the work."""
-    process = subprocess.Popen(command(course, "out", "--jobs", "1"), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(grade_command(course, "out", "--jobs", "1"), cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert "right" in process.stdout.readline()
     family = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.communicate()
     assert not psutil.wait_procs(family, timeout=10)[1]
-    done = subprocess.run(command(course, "out"), cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(grade_command(course, "out"), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("already graded") == 1
     assert scores(course, "out") == {"right": "2.0", "slow": "2.0", "wrong": "0.0"}
@@ -194,7 +170,7 @@ def test_a_batch_killed_in_the_middle_ends_in_the_same_grades(course: Path) -> N
 
 def test_a_worker_that_is_killed_costs_nobody_a_point(course: Path) -> None:
     """What it had in hand is graded again by another worker."""
-    process = subprocess.Popen(command(course, "out", "--jobs", "1"), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(grade_command(course, "out", "--jobs", "1"), cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert "right" in process.stdout.readline()
     workers = [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
@@ -207,7 +183,7 @@ def test_a_worker_that_is_killed_costs_nobody_a_point(course: Path) -> None:
 def test_ctrl_c_finishes_what_runs_and_can_be_resumed(course: Path) -> None:
     """Exit code 130; what was in hand is recorded, the rest is graded by the same command."""
     process = subprocess.Popen(
-        command(course, "out", "--jobs", "1"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        grade_command(course, "out", "--jobs", "1"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     assert "right" in process.stdout.readline()
@@ -217,7 +193,7 @@ def test_ctrl_c_finishes_what_runs_and_can_be_resumed(course: Path) -> None:
     assert process.returncode == 130, complaint
     assert "Traceback" not in complaint
     assert scores(course, "out") == {"right": "2.0", "slow": "2.0"}
-    assert subprocess.run(command(course, "out"), cwd=ROOT, capture_output=True).returncode == 0
+    assert subprocess.run(grade_command(course, "out"), cwd=ROOT, capture_output=True).returncode == 0
     assert scores(course, "out") == {"right": "2.0", "slow": "2.0", "wrong": "0.0"}
 
 
@@ -308,7 +284,7 @@ def test_f(student, rng):
 def test_any_verdict_can_be_replayed(course: Path) -> None:
     """The same inputs, hence the same words; a check that was changed since is said to be, and judged as it is now."""
     (course / "assignment" / "checks" / "test_f.py").write_text(RANDOM_CHECK)
-    assert subprocess.run(command(course, "out"), cwd=ROOT, capture_output=True).returncode == 0
+    assert subprocess.run(grade_command(course, "out"), cwd=ROOT, capture_output=True).returncode == 0
     with Gradebook.open(course / "out" / "gradebook.sqlite") as book:
         recorded = {grade.student_id: grade.checks[0].message for grade in book.latest()}
     assert recorded["wrong"]
@@ -338,10 +314,10 @@ def replay(course: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_without_a_sandbox_only_by_name_and_every_report_says_so(course: Path) -> None:
     """Without bubblewrap grading stops with exit code 3; --allow-unsandboxed grades and says it in red."""
     environment = {"PATH": str(course), "HOME": str(course), "XDG_CACHE_HOME": str(course / "cache")}
-    refused = subprocess.run(command(course, "out"), cwd=ROOT, capture_output=True, text=True, env=environment)
+    refused = subprocess.run(grade_command(course, "out"), cwd=ROOT, capture_output=True, text=True, env=environment)
     assert refused.returncode == 3
     assert "install the package bubblewrap" in refused.stderr
-    allowed = command(course, "out", "--allow-unsandboxed")
+    allowed = grade_command(course, "out", "--allow-unsandboxed")
     done = subprocess.run(allowed, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert "WARNING: no sandbox" in done.stdout

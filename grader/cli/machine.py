@@ -74,4 +74,4 @@ def worker(
     """Start a runner: it grades what `grader grade --scheduler` hands out, until it is stopped."""
     tier = usable_tier(False)
     say(f"{slots} submissions at a time, in the sandbox {tier}")
-    raise typer.Exit(run_runners(scheduler, [Slot(resource="CPU", environment={})] * slots))
+    run_runners(scheduler, [Slot(resource="CPU", environment={})] * slots)

@@ -1,0 +1,144 @@
+"""A batch on a real cluster on this machine: runners die, freeze and lie, the scheduler goes and comes back."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.loopback import ROOT, Loopback, kill_tree
+from tests.small import course_in, grade_command, scores
+
+SLEEPY = "import time; time.sleep({seconds})\ndef f(x): return {factor} * x"
+NOTEBOOKS = {f"s{i}": SLEEPY.format(seconds=2, factor=1 + i % 2) for i in range(6)}
+EXPECTED = {f"s{i}": f"{2.0 * (i % 2)}" for i in range(6)}
+
+
+@pytest.fixture
+def course(tmp_path: Path) -> Path:
+    """A class of six, half of them right."""
+    return course_in(tmp_path, NOTEBOOKS)
+
+
+@pytest.fixture
+def loopback(course: Path) -> Iterator[Loopback]:
+    """A scheduler; each test adds its runners."""
+    with Loopback(course) as cluster:
+        yield cluster
+
+
+def begin(course: Path, loopback: Loopback) -> subprocess.Popen[str]:
+    command = grade_command(course, "out", "--scheduler", loopback.address, "--json")
+    with (course / "grade.log").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=loopback.environment, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+    loopback.started.append(process)
+    return process
+
+
+def next_event(process: subprocess.Popen[str], kind: str) -> dict[str, Any]:
+    """Read events until one of that kind."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        event: dict[str, Any] = json.loads(line)
+        if event["event"] == kind:
+            return event
+    raise AssertionError(f"the batch ended before anything was {kind}")
+
+
+def rest(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
+    """The events until the end of the batch."""
+    output, _ = process.communicate(timeout=180)
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def test_runners_that_die_or_freeze_cost_nobody_anything(course: Path, loopback: Loopback) -> None:
+    """One is killed and one stops answering, each with a submission in hand: the third grades them."""
+    killed, frozen, _ = (loopback.runner() for _ in range(3))
+    loopback.wait_for(3)
+    process = begin(course, loopback)
+    next_event(process, "graded")
+    kill_tree(killed.pid)
+    for member in [psutil.Process(frozen.pid), *psutil.Process(frozen.pid).children(recursive=True)]:
+        member.send_signal(signal.SIGSTOP)
+    rest(process)
+    assert process.returncode == 0, (course / "grade.log").read_text()
+    assert scores(course, "out") == EXPECTED
+
+
+def test_the_batch_goes_on_when_the_scheduler_is_back(course: Path, loopback: Loopback) -> None:
+    """It goes away with two submissions in hand; the runners find the new one by themselves, and so does the batch."""
+    loopback.runner(slots=2)
+    loopback.wait_for(2)
+    process = begin(course, loopback)
+    next_event(process, "graded")
+    kill_tree(loopback.scheduler.pid)
+    loopback.scheduler.wait()
+    time.sleep(2)
+    loopback.start_scheduler()
+    events = rest(process)
+    assert process.returncode == 0, (course / "grade.log").read_text()
+    assert scores(course, "out") == EXPECTED
+    assert not [event for event in events if event.get("status") == "needs_regrade"]
+
+
+def test_a_runner_that_lies_is_dismissed(course: Path, tmp_path: Path) -> None:
+    """Over TLS, too: what it sends does not add up, and the others grade its share."""
+    with Loopback(course, "tls", tls_settings(tmp_path)) as cluster:
+        honest = dict(cluster.environment)
+        cluster.environment["DASK_DISTRIBUTED__WORKER__PRELOAD"] = str([str(Path(__file__).with_name("liar.py"))])
+        cluster.runner()
+        cluster.wait_for(1)
+        cluster.environment = honest
+        process = begin(course, cluster)
+        refused = next_event(process, "failed")
+        assert "its score is not the sum of its parts" in refused["message"]
+        cluster.runner()
+        rest(process)
+    assert process.returncode == 0, (course / "grade.log").read_text()
+    assert scores(course, "out") == EXPECTED
+
+
+def test_an_address_without_a_scheduler_is_refused_with_a_sentence(course: Path) -> None:
+    """Exit code 2, before anything is graded."""
+    done = subprocess.run(
+        grade_command(course, "out", "--scheduler", "tcp://127.0.0.1:1"), cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "no scheduler answers at tcp://127.0.0.1:1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def tls_settings(folder: Path) -> dict[str, str]:
+    """Dask's own settings for TLS, with a certificate that is its own authority."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "course")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(x509.random_serial_number())
+    builder = builder.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(
+        now + datetime.timedelta(days=1)
+    )
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    (folder / "cert.pem").write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    pem = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "key.pem").write_bytes(key.private_bytes(*pem))
+    settings = {"DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "True"}
+    settings["DASK_DISTRIBUTED__COMM__TLS__CA_FILE"] = str(folder / "cert.pem")
+    for role in ("CLIENT", "SCHEDULER", "WORKER"):
+        settings[f"DASK_DISTRIBUTED__COMM__TLS__{role}__CERT"] = str(folder / "cert.pem")
+        settings[f"DASK_DISTRIBUTED__COMM__TLS__{role}__KEY"] = str(folder / "key.pem")
+    return settings
