@@ -58,7 +58,7 @@ def load_assignment(folder: Path) -> Assignment:
     if values["seed"] == SECRET:
         values |= {"seed": read_secret(folder), "has_secret": True}
     assignment: Assignment = _build(
-        Assignment, {**values, "stubs_source": source, "sha256": _digest(folder)}, str(path)
+        Assignment, {**values, "stubs_source": source, "checks_sha256": _digest(folder, stubs)}, str(path)
     )
     _refuse_repeats(path, "check", [check.id for check in checks])
     _refuse_repeats(path, "check or manual item", [check.id for check in checks] + [item.id for item in manual])
@@ -174,10 +174,10 @@ def _refuse_repeats(path: Path, what: str, names: list[str]) -> None:
         raise AssignmentError(f"{path} lists the {what} {repeated[0]!r} more than once.")
 
 
-def _digest(folder: Path) -> str:
-    """Identity of what decides a grade: the configuration and every check file."""
+def _digest(folder: Path, stubs: Path) -> str:
+    """Identity of every file of checks/, and of the stubs, wherever they lie."""
     digest = hashlib.sha256()
-    for path in [folder / "assignment.yaml", *sorted((folder / "checks").glob("*.py"))]:
+    for path in [stubs, *sorted((folder / "checks").glob("*.py"))]:
         data = path.read_bytes()
         digest.update(f"{path.name} {len(data)}\n".encode() + data)
     return digest.hexdigest()

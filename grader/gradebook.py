@@ -154,6 +154,10 @@ class Gradebook:
         )
         return sorted(self._read(GRADES.c.id.in_(newest)), key=lambda grade: grade.student_id)
 
+    def history(self, student_id: str) -> list[Grade]:
+        """All grades of one student, in the order in which they were added."""
+        return self._read(SUBMISSIONS.c.student_id == student_id)
+
     def of_run(self, run_id: int) -> list[Grade]:
         """The grades that one call of the grader added, in that order."""
         return self._read(GRADES.c.run_id == run_id)

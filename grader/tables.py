@@ -33,6 +33,19 @@ class _Blocks(sa.TypeDecorator[tuple[float, ...]]):
         return tuple(math.inf if x is None else float(x) for x in json.loads(value))
 
 
+class _Names(sa.TypeDecorator[dict[str, str]]):
+    """Texts by name as JSON; null if there are none, as in what an earlier grader wrote."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:
+        return json.dumps(dict(value)) if value else None
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> dict[str, str]:
+        return {} if value is None else dict(json.loads(value))
+
+
 METADATA = sa.MetaData()
 
 
@@ -81,6 +94,7 @@ GRADES = _table(
     sa.Column("checkpoint", sa.Boolean, nullable=False, server_default=sa.false()),
     *_number("wall_time_s"),
     *_text("graded_at"),
+    sa.Column("key_parts", _Names),
     sa.Index("grades_by_key", "key"),
     sa.Index("grades_by_submission", "submission_id"),
 )

@@ -131,7 +131,7 @@ class Assignment:
     weights: str  # the file of checks/ that computes scores from weights, `checks/weights.py`; empty: none
     reported: str  # where the notebook reports a test perplexity, `report/{model}/test_perplexity`; empty: nowhere
     profiles: tuple[Profile, ...]
-    sha256: str  # of every file that decides a grade
+    checks_sha256: str  # of every file of checks/
     manual: tuple[ManualItem, ...] = ()  # in a student's copy: none
     has_secret: bool = False  # the seed is a course's own, and not the one that assignment.yaml shows to everybody
     roster: Mapping[str, Person] = field(default_factory=dict)  # by student id; empty: whoever hands something in
@@ -154,6 +154,7 @@ class Split:
     test: str
     held_out: str
     sha256: str  # of (corpus sha256, seed, profile sizes): the identity of the draw
+    corpus_sha256: str = ""
     works_chars: tuple[int, int] = (0, 0)  # at the end of held-out and of test text, of works that were set aside whole
 
 
@@ -250,6 +251,7 @@ class Grade:
     graded_at: str  # ISO 8601, UTC
     notebook_json: str = field(default="", repr=False)  # executed, for showing
     checkpoint: bool = False  # weights could be handed in: what was scored need not have been trained in the sandbox
+    key_parts: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)  # by name; none: not recorded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,118 @@
+"""`grader why`, by the command line: what decided a grade, and what of it is another now."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from grader import cli
+from grader.config import load_assignment
+from grader.gradebook import Gradebook
+from grader.outputs import GRADEBOOK
+from grader.pipeline import Bench, set_up
+from grader.types import Grade, Status, Submission
+from tests.small import CHECK, folder_with
+from tests.unit.records import a_grade
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def course(tmp_path: Path) -> Path:
+    """An assignment with one check, a text of random letters, and an empty results folder."""
+    for name in ("assignment", "out"):
+        (tmp_path / name).mkdir()
+    folder_with(tmp_path / "assignment", corpus="time-machine", curves=False)
+    (tmp_path / "assignment" / "checks" / "test_f.py").write_text(CHECK)
+    letters = random.Random(0).choices("abcdefghijklmnopqrstuvwxyz ", k=180_000)
+    (tmp_path / "text.txt").write_text("".join(letters))
+    return tmp_path
+
+
+@pytest.fixture
+def run(course: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command line in this process: its exit code and all that it says."""
+
+    def call(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["grader", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out + said.err
+
+    return call
+
+
+def bench_of(course: Path, tier: str) -> Bench:
+    assignment = load_assignment(course / "assignment")
+    return set_up(assignment, assignment.profile("smoke"), tier, str(course / "text.txt"))
+
+
+def graded(course: Path, tier: str, **changes: object) -> Grade:
+    """A grade of ada's, as the assignment is now."""
+    bench = bench_of(course, tier)
+    handed_in = Submission(student_id="ada", path="", sha256="ab" * 32, submitted_at="2026-03-01T10:00:00+00:00")
+    grade = a_grade(key=bench.key(handed_in), key_parts=bench.key_parts(handed_in), sandbox=tier)
+    return replace(grade, **changes)  # type: ignore[arg-type]
+
+
+def record(course: Path, *grades: Grade) -> None:
+    with Gradebook.open(course / "out" / GRADEBOOK) as book:
+        run_id = book.begin_run(command="grade", profile="smoke", started_at="2026-03-01T09:00:00+00:00")
+        for grade in grades:
+            book.add(run_id, grade)
+
+
+def why(course: Path, run: Run, student: str = "ada") -> tuple[int, str]:
+    options = ["-o", str(course / "out"), "--assignment", str(course / "assignment")]
+    return run("why", student, *options, "--corpus-file", str(course / "text.txt"))
+
+
+def test_nothing_changed(course: Path, tier: str, run: Run) -> None:
+    """Exit 0, as `git diff --exit-code`: grading again would take the grade from the gradebook."""
+    record(course, graded(course, tier))
+    code, said = why(course, run)
+    assert code == 0, said
+    assert "Nothing changed" in said
+    assert "differs" not in said
+
+
+def test_what_changed_is_named(course: Path, tier: str, run: Run) -> None:
+    """Another check file and another seed: exit 1, and these two parts are named, by hashes only."""
+    record(course, graded(course, tier))
+    (course / "assignment" / "checks" / "test_f.py").write_text(CHECK + "\n")
+    text = (course / "assignment" / "assignment.yaml").read_text()
+    (course / "assignment" / "assignment.yaml").write_text(text.replace("seed: 7\n", "seed: 987654321\n"))
+    code, said = why(course, run)
+    assert code == 1
+    assert "It would be graded again: checks, draw changed." in said
+    assert "987654321" not in said
+
+
+def test_the_grade_before_is_shown(course: Path, tier: str, run: Run) -> None:
+    """A column of its own says what the grade before was decided by; a fault of ours in between is no grade."""
+    latest = graded(course, tier)
+    before = replace(latest, key="k0", key_parts=latest.key_parts | {"grader": "0.0.9"})
+    record(course, before, replace(latest, status=Status.NEEDS_REGRADE, score=None, key="k"), latest)
+    code, said = why(course, run)
+    assert code == 0, said
+    assert "0.0.9 differs" in said
+
+
+def test_a_grade_of_an_earlier_grader(course: Path, tier: str, run: Run) -> None:
+    """What decided it was not recorded: that is said, and it would be graded again."""
+    record(course, graded(course, tier, key_parts={}))
+    code, said = why(course, run)
+    assert (code, "did not record what decides a grade" in said) == (1, True)
+
+
+def test_a_student_who_is_not_there(course: Path, tier: str, run: Run) -> None:
+    """One sentence, and the exit code of a mistyped command."""
+    record(course, graded(course, tier))
+    code, said = why(course, run, "eve")
+    assert (code, "there is no student 'eve'" in said) == (2, True)
