@@ -7,8 +7,6 @@ Triggers refuse UPDATE and DELETE: a regrade is a new row.
 from __future__ import annotations
 
 import math
-import sqlite3
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -17,27 +15,11 @@ from types import TracebackType
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy.exc import SQLAlchemyError
 
-from grader.errors import GraderError, InfrastructureError, UsageError
+from grader.database import OURS, make_engine, plain_faults, upgrade, use_wal
+from grader.errors import InfrastructureError, UsageError
 from grader.tables import CHECK_RESULTS, FLAGS, GRADES, MARKS, PERPLEXITY_SCORES, RUNS, SUBMISSIONS
 from grader.types import CheckResult, Flag, Grade, Mark, Outcome, PerplexityScore, Status
-
-# What SQLite says, and the sentence that we make of it; `{path}` is the file.
-_USAGE = {
-    "file is not a database": "{path} is not a gradebook (no SQLite database): name another file.",
-    "unable to open database": "The gradebook {path} cannot be opened: its folder must exist, writable.",
-    "readonly database": "The gradebook {path} cannot be written: make it and its folder writable.",
-}
-_OURS = {
-    "locked": "The gradebook {path} stayed locked by another process: let that end, then run again.",
-    "malformed": "The gradebook {path} is damaged: keep the file, put a backup in its place, then run again.",
-    "disk is full": "The disk of the gradebook {path} is full: make room, then run the same command again.",
-}
 
 
 class Gradebook:
@@ -59,14 +41,14 @@ class Gradebook:
         """
         if not create and not path.exists():
             raise UsageError(f"There is no gradebook at {path}: grade first, or name the file that holds one.")
-        book = cls(path, _engine(path, wait_s))
-        with _plain_faults(path):
-            _use_wal(book._engine, wait_s)
+        book = cls(path, make_engine(path, wait_s))
+        with plain_faults(path):
+            use_wal(book._engine, wait_s)
             with book._engine.connect() as connection:
                 verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
             if verdict != "ok":
-                raise InfrastructureError(_OURS["malformed"].format(path=path))
-            _upgrade(book._engine, path)
+                raise InfrastructureError(OURS["malformed"].format(path=path))
+            upgrade(book._engine, path)
         return book
 
     def close(self) -> None:
@@ -129,7 +111,7 @@ class Gradebook:
         """By student id and item, the mark that counts: the last one given."""
         newest = sa.select(sa.func.max(MARKS.c.id)).group_by(MARKS.c.student_id, MARKS.c.item)
         query = sa.select(*(MARKS.c[f.name] for f in fields(Mark))).where(MARKS.c.id.in_(newest))
-        with _plain_faults(self.path), self._engine.connect() as connection:
+        with plain_faults(self.path), self._engine.connect() as connection:
             found = [Mark(**row) for row in connection.execute(query).mappings()]
         return {(mark.student_id, mark.item): mark for mark in found}
 
@@ -165,7 +147,7 @@ class Gradebook:
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
         """One transaction that holds the write lock from its start and so cannot lose it half-way."""
-        with _plain_faults(self.path), self._engine.begin() as connection:
+        with plain_faults(self.path), self._engine.begin() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield connection
 
@@ -173,7 +155,7 @@ class Gradebook:
         query = sa.select(GRADES, SUBMISSIONS).join(SUBMISSIONS).where(wanted).order_by(GRADES.c.id)
         ids = query.with_only_columns(GRADES.c.id).order_by(None)
         try:
-            with _plain_faults(self.path), self._engine.begin() as connection:
+            with plain_faults(self.path), self._engine.begin() as connection:
                 connection.exec_driver_sql("BEGIN")  # grades and parts from one snapshot
                 heads = connection.execute(query).all()
                 checks = _parts(connection, CHECK_RESULTS, CheckResult, ids)
@@ -181,7 +163,7 @@ class Gradebook:
                 flags = _parts(connection, FLAGS, Flag, ids)
             return [_grade(head, checks, scores, flags) for head in heads]
         except (ValueError, TypeError) as error:  # not what we wrote: no such status, no JSON
-            raise InfrastructureError(_OURS["malformed"].format(path=self.path)) from error
+            raise InfrastructureError(OURS["malformed"].format(path=self.path)) from error
 
 
 def best_score(grade: Grade, *, open_class: bool = False) -> PerplexityScore | None:
@@ -192,87 +174,6 @@ def best_score(grade: Grade, *, open_class: bool = False) -> PerplexityScore | N
     scores = [score for score in grade.perplexities if score.is_open == open_class]
     measured = [score for score in scores if _finite(score.nats_per_char) is not None]
     return min(measured, key=lambda score: score.nats_per_char or 0.0, default=None)
-
-
-def _engine(path: Path, wait_s: float) -> sa.Engine:
-    """An engine with no open file between two uses: a fork or a kill finds nothing half done."""
-    engine = sa.create_engine(
-        sa.URL.create("sqlite", database=str(path)),
-        poolclass=sa.NullPool,
-        connect_args={"timeout": wait_s, "isolation_level": None},  # None: BEGIN is said by us, DDL included
-    )
-
-    @sa.event.listens_for(engine, "connect")
-    def _set_up(connection: Any, record: Any) -> None:
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA synchronous = FULL")  # a grade that was added survives a power cut
-
-    return engine
-
-
-def _use_wal(engine: sa.Engine, wait_s: float) -> None:
-    """Readers and the writer side by side. The switch ignores the busy timeout, hence the loop."""
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            with engine.connect() as connection:
-                if connection.exec_driver_sql("PRAGMA journal_mode").scalar() != "wal":
-                    connection.exec_driver_sql("PRAGMA journal_mode = WAL")
-            return
-        except SQLAlchemyError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-
-
-def _migrations() -> Config:
-    config = Config()
-    config.set_main_option("script_location", "grader:migrations")  # the folder beside this module, wherever installed
-    config.set_main_option("path_separator", "os")
-    return config
-
-
-def _upgrade(engine: sa.Engine, path: Path) -> None:
-    """Bring the schema to the newest revision; every step and its version record in one transaction."""
-    config = _migrations()
-    script = ScriptDirectory.from_config(config)
-    known, head = {revision.revision for revision in script.walk_revisions()}, script.get_current_head()
-    with engine.connect() as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
-        strange = current is None and sa.inspect(connection).get_table_names()
-    if current == head:
-        return
-    if current is not None and current not in known:
-        raise UsageError(
-            f"The gradebook {path} was written by a newer grader (schema {current}, known here: {head}): "
-            "upgrade the grader."
-        )
-    if strange:
-        raise UsageError(f"{path} is a database of another program, not a gradebook: name another file.")
-    with engine.begin() as connection:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")  # does nothing if another process was faster
-
-
-@contextmanager
-def _plain_faults(path: Path) -> Iterator[None]:
-    """Say in one sentence what SQLite reports, and whose fault it is."""
-    try:
-        yield
-    except GraderError:
-        raise
-    except (SQLAlchemyError, sqlite3.Error) as error:
-        said = str(getattr(error, "orig", None) or error)
-        for part, sentence in _USAGE.items():
-            if part in said:
-                raise UsageError(sentence.format(path=path)) from error
-        for part, sentence in _OURS.items():
-            if part in said:
-                raise InfrastructureError(sentence.format(path=path)) from error
-        raise InfrastructureError(
-            f"The gradebook {path} could not be used ({said}): check its disk, then run again."
-        ) from error
 
 
 def _finite(number: float | None) -> float | None:

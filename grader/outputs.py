@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from grader.intake import read_with_params
 from grader.leaderboard import Baseline, Row, leaderboard_csv, leaderboard_html, rows
 from grader.marks import Marking
 from grader.pipeline import Bench
-from grader.types import Assignment, Grade, Submission
+from grader.types import Assignment, Grade, Status, Submission
 
 GRADEBOOK = "gradebook.sqlite"
 BASELINES = "baselines.json"
@@ -108,17 +108,32 @@ def write_grades(out: Path, grades: Sequence[Grade], assignment: Assignment, mar
             write_student(out, grade, assignment, marking)
 
 
+def missing_files(out: Path, latest: Iterable[tuple[str, str, Status]]) -> list[tuple[Path, str]]:
+    """Files that should lie here for the latest grades (student, sha256, status), and how to have each again."""
+    again = "the `grader grade` command of this folder writes it again."
+    found = [(out / name, again) for name in ("grades.csv", "leaderboard.csv", "leaderboard.html")]
+    for student, sha256, status in latest:
+        found += [(_student_file(out, *kind, student), again) for kind in (("feedback", ".html"), ("results", ".json"))]
+        if status is not Status.MISSING:
+            found.append((kept_submission(out, sha256), f"hand in the notebook of {student} once more, to keep it."))
+    return [(path, how) for path, how in found if not path.exists()]
+
+
 def work_of(out: Path, grade: Grade) -> Path:
     """Where a person reads the work: the feedback page if it shows the notebook as it ran, else what was handed in."""
     return _page(out, grade) if _executed(out, grade) else kept_submission(out, grade.submission_sha256)
 
 
 def _page(out: Path, grade: Grade) -> Path:
-    return out / "feedback" / f"{grade.student_id}.html"
+    return _student_file(out, "feedback", ".html", grade.student_id)
 
 
 def _results_path(out: Path, grade: Grade) -> Path:
-    return out / "results" / f"{grade.student_id}.json"
+    return _student_file(out, "results", ".json", grade.student_id)
+
+
+def _student_file(out: Path, folder: str, suffix: str, student: str) -> Path:
+    return out / folder / f"{student}{suffix}"
 
 
 def _executed_path(out: Path, grade: Grade) -> Path:

@@ -1,10 +1,12 @@
-"""`grader why`, by the command line: what decided a grade, and what of it is another now."""
+"""`grader why` and `grader db`, by the command line: what decided a grade, and whether the gradebook is well."""
 
 from __future__ import annotations
 
 import random
+import sqlite3
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,3 +118,26 @@ def test_a_student_who_is_not_there(course: Path, tier: str, run: Run) -> None:
     record(course, graded(course, tier))
     code, said = why(course, run, "eve")
     assert (code, "there is no student 'eve'" in said) == (2, True)
+
+
+# --- grader db ---
+
+
+def test_db_check_and_backup(course: Path, tier: str, run: Run) -> None:
+    """Exit 1 for problems, of which a repair leaves what it cannot mend; 3 if nothing can be read, 2 if nothing is there."""
+    out = course / "out"
+    record(course, graded(course, tier, score=7.9, max_score=32.0))
+    with closing(sqlite3.connect(out / GRADEBOOK)) as raw:
+        raw.execute("DROP TRIGGER marks_no_delete")
+    code, said = run("db", "check", str(out))
+    assert (code, "The trigger marks_no_delete is missing. --repair: it is made again." in said) == (1, True)
+    assert not (out / ".lock").exists()
+    code, said = run("db", "check", str(out), "--repair")
+    assert "The trigger marks_no_delete was made again." in said
+    assert "grades.csv is missing" in said
+    assert run("db", "backup", str(out), str(course / "copy.sqlite"))[0] == 0
+    with Gradebook.open(course / "copy.sqlite") as book:
+        assert [grade.student_id for grade in book.latest()] == ["ada"]
+    (out / GRADEBOOK).write_bytes((out / GRADEBOOK).read_bytes()[:100] + bytes(range(256)) * 40)
+    assert run("db", "check", str(out))[0] == 3
+    assert run("db", "check", str(course / "nowhere"))[0] == 2

@@ -1,4 +1,4 @@
-"""What is on record: why a grade would be given again."""
+"""What is on record: why a grade would be given again, and whether the gradebook is well."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from grader.cli.common import AssignmentOption, CorpusOption, app, load
+from grader import upkeep
+from grader.cli.common import AssignmentOption, CorpusOption, alone, app, is_busy, load
 from grader.errors import SandboxUnavailable, UsageError
 from grader.gradebook import Gradebook
 from grader.identity import PARTS, changed
@@ -18,6 +19,9 @@ from grader.pipeline import set_up
 from grader.sandbox.tiers import NONE, pick_tier
 from grader.terminal import console, say
 from grader.types import Grade, Status, Submission
+
+db = typer.Typer(no_args_is_help=True, help="Check, repair and back up the gradebook of a results folder.")
+app.add_typer(db, name="db")
 
 OutOption = Annotated[Path, typer.Option("-o", "--output", help="The results folder of `grader grade`.")]
 
@@ -55,6 +59,34 @@ def why(
         say("Nothing changed: the same grade is taken from the gradebook.", style="green")
         return
     raise typer.Exit(1)
+
+
+@db.command("check")
+def db_check(
+    out: Annotated[Path, typer.Argument(help="The results folder of `grader grade`.")],
+    mend: Annotated[bool, typer.Option("--repair", help="Mend what can be mended; a damaged file is kept.")] = False,
+) -> None:
+    """Read the whole gradebook and say what is wrong: exit 1 if something is, 3 if it cannot be read at all."""
+    path = out / GRADEBOOK
+    if mend and path.exists():
+        with alone(out):
+            for sentence in upkeep.repair(path):
+                say(escape(sentence))
+    problems = upkeep.check(path, busy=path.exists() and is_busy(out))
+    for problem in problems:
+        say(f"{escape(problem.what)}{escape(f' --repair: {problem.repair}.') if problem.repair else ''}", style="red")
+    say(f"{len(problems)} problems in {path}" if problems else f"{path} is well")
+    raise typer.Exit(1 if problems else 0)
+
+
+@db.command("backup")
+def db_backup(
+    out: Annotated[Path, typer.Argument(help="The results folder of `grader grade`.")],
+    copy: Annotated[Path, typer.Argument(metavar="FILE", help="Where the copy goes; an older one is replaced.")],
+) -> None:
+    """Copy the gradebook, also while a batch writes to it; the copy is tried before it gets its name."""
+    upkeep.back_up(out / GRADEBOOK, copy)
+    say(f"wrote {copy}")
 
 
 def kept_or_missing(out: Path, grade: Grade) -> Submission:

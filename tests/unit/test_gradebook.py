@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import HOSTILE, a_grade, a_mark
 
-from grader import gradebook
+from grader.database import migrations
 from grader.errors import InfrastructureError, UsageError
 from grader.gradebook import Gradebook, best_score
 from grader.tables import METADATA
@@ -277,13 +277,13 @@ def test_best_score_is_the_lowest_measured() -> None:
 
 
 def revisions() -> list[str]:
-    script = ScriptDirectory.from_config(gradebook._migrations())
+    script = ScriptDirectory.from_config(migrations())
     return [r.revision for r in script.walk_revisions()][::-1]
 
 
 def migrate(path: Path, revision: str) -> None:
     engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool)
-    config = gradebook._migrations()
+    config = migrations()
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
