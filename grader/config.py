@@ -14,6 +14,7 @@ import yaml
 
 from grader.course import SECRET, read_roster, read_secret
 from grader.errors import AssignmentError
+from grader.rules import read_rules
 from grader.types import Assignment, Check, Curve, Limits, ManualItem, Profile
 
 LARGEST = 1e6  # of points, and of nats/char
@@ -38,6 +39,7 @@ def load_assignment(folder: Path) -> Assignment:
         raise AssignmentError(f"{path} should be a mapping with name, title, checks, profiles.")
     stubs = folder / str(raw.pop("guest", "checks/stubs.py"))
     shared = _mistakes(path, "`mistakes`", raw.pop("mistakes", {}))
+    rules = read_rules(path, raw, str(raw.get("duedate", "")))
     checks = tuple(_check(path, entry, shared) for entry in _entries(path, raw, "checks"))
     profiles = tuple(_profile(path, entry, raw.get("limits", {})) for entry in _entries(path, raw, "profiles"))
     raw.pop("limits", None)
@@ -48,7 +50,16 @@ def load_assignment(folder: Path) -> Assignment:
         raise AssignmentError(f"{path} names {stubs.name}, which cannot be read: {_one_line(error)}") from None
     if raw.get("weights") and not (folder / str(raw["weights"])).is_file():
         raise AssignmentError(f"{path} names {raw['weights']} in `weights`, and there is no such file.")
-    values = {"duedate": "", "seed": 0, "reported": "", "weights": "", **raw, "folder": str(folder), "checks": checks}
+    values = {
+        "duedate": rules.due,
+        "rules": rules,
+        "seed": 0,
+        "reported": "",
+        "weights": "",
+        **raw,
+        "folder": str(folder),
+        "checks": checks,
+    }
     values |= {"profiles": profiles, "manual": manual, "roster": read_roster(folder)}
     if raw.get("score", "retrain") not in ("retrain", "checkpoint"):
         raise AssignmentError(

@@ -6,10 +6,11 @@ Triggers refuse UPDATE and DELETE: a regrade is a new row.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,8 +19,19 @@ import sqlalchemy as sa
 
 from grader.database import OURS, make_engine, plain_faults, upgrade, use_wal
 from grader.errors import InfrastructureError, UsageError
-from grader.tables import CHECK_RESULTS, FLAGS, GRADES, MARKS, PERPLEXITY_SCORES, RUNS, SUBMISSIONS
-from grader.types import CheckResult, Flag, Grade, Mark, Outcome, PerplexityScore, Status
+from grader.tables import (
+    CHECK_RESULTS,
+    COUNTING,
+    FLAGS,
+    GRADES,
+    LATEST,
+    MARKS,
+    PERPLEXITY_SCORES,
+    RULES,
+    RUNS,
+    SUBMISSIONS,
+)
+from grader.types import CheckResult, Flag, Grade, Mark, Outcome, PerplexityScore, Rules, Status
 
 
 class Gradebook:
@@ -128,13 +140,31 @@ class Gradebook:
 
     def latest(self) -> list[Grade]:
         """The last grade added for each student, by student id; `needs_regrade` never shadows a real one."""
-        real = sa.case((GRADES.c.status != Status.NEEDS_REGRADE.value, GRADES.c.id))
-        newest = (
-            sa.select(sa.func.coalesce(sa.func.max(real), sa.func.max(GRADES.c.id)))
-            .join(SUBMISSIONS)
-            .group_by(SUBMISSIONS.c.student_id)
-        )
-        return sorted(self._read(GRADES.c.id.in_(newest)), key=lambda grade: grade.student_id)
+        found = self._read(GRADES.c.id.in_(sa.select(LATEST.c.grade_id)))
+        return sorted(found, key=lambda grade: grade.student_id)
+
+    def counting(self, rules: Rules) -> list[Grade]:
+        """The grade of each student that counts under these rules, by student id, with what its lateness costs.
+
+        The rules are recorded if they are others than before: the view `counting` says the same to everybody.
+        """
+        row = {f.name: getattr(rules, f.name) for f in fields(Rules)}
+        held = sa.select(*(RULES.c[name] for name in row)).order_by(RULES.c.id.desc()).limit(1)
+        with plain_faults(self.path), self._engine.connect() as connection:
+            last = connection.execute(held).mappings().first()
+        if last is None or dict(last) != row:
+            with self._writing() as connection:
+                _insert(connection, RULES, row)
+        if rules == Rules():
+            return self.latest()
+        late = sa.select(COUNTING)
+        with plain_faults(self.path), self._engine.connect() as connection:
+            chosen = {row.grade_id: row for row in connection.execute(late)}
+        found = []
+        for grade_id, grade in zip(sorted(chosen), self._read(GRADES.c.id.in_(sorted(chosen))), strict=True):
+            one = chosen[grade_id]
+            found.append(replace(grade, late_days=one.late_days, late_penalty=one.late_penalty))
+        return sorted(found, key=lambda grade: grade.student_id)
 
     def history(self, student_id: str) -> list[Grade]:
         """All grades of one student, in the order in which they were added."""
@@ -153,11 +183,11 @@ class Gradebook:
 
     def _read(self, wanted: sa.ColumnElement[bool]) -> list[Grade]:
         query = sa.select(GRADES, SUBMISSIONS).join(SUBMISSIONS).where(wanted).order_by(GRADES.c.id)
-        ids = query.with_only_columns(GRADES.c.id).order_by(None)
         try:
             with plain_faults(self.path), self._engine.begin() as connection:
                 connection.exec_driver_sql("BEGIN")  # grades and parts from one snapshot
                 heads = connection.execute(query).all()
+                ids = json.dumps([head[0] for head in heads])
                 checks = _parts(connection, CHECK_RESULTS, CheckResult, ids)
                 scores = _parts(connection, PERPLEXITY_SCORES, PerplexityScore, ids)
                 flags = _parts(connection, FLAGS, Flag, ids)
@@ -221,17 +251,17 @@ def _submission_id(connection: sa.Connection, grade: Grade) -> int:
     return int(known) if known is not None else _insert(connection, SUBMISSIONS, row)
 
 
-def _parts(
-    connection: sa.Connection, table: sa.Table, kind: type, ids: sa.Select[Any]
-) -> dict[int, list[dict[str, Any]]]:
+def _parts(connection: sa.Connection, table: sa.Table, kind: type, ids: str) -> dict[int, list[dict[str, Any]]]:
     names = [f.name for f in fields(kind)]
     found: dict[int, list[dict[str, Any]]] = {}
-    query = sa.select(table).where(table.c.grade_id.in_(ids)).order_by(table.c.grade_id, table.c.position)
-    for row in connection.execute(query).mappings():
-        part = {name: row[name] for name in names}
+    wanted = sa.select(sa.func.json_each(ids).table_valued("value").c.value)  # one parameter, however many there are
+    columns = [table.c.grade_id, *(table.c[name] for name in names)]
+    query = sa.select(*columns).where(table.c.grade_id.in_(wanted)).order_by(table.c.grade_id, table.c.position)
+    for grade_id, *values in connection.execute(query):
+        part = dict(zip(names, values, strict=True))
         if "outcome" in part:
             part["outcome"] = Outcome(part["outcome"])
-        found.setdefault(row["grade_id"], []).append(part)
+        found.setdefault(grade_id, []).append(part)
     return found
 
 
@@ -242,7 +272,7 @@ def _grade(
     flags: dict[int, list[dict[str, Any]]],
 ) -> Grade:
     row = head._mapping
-    names = [f.name for f in fields(Grade) if f.name in GRADES.c]
+    names = [f.name for f in fields(Grade) if f.name in GRADES.c and f.name != "student_id"]
     return Grade(
         **{name: row[GRADES.c[name]] for name in names} | {"status": Status(row[GRADES.c.status])},
         student_id=row[SUBMISSIONS.c.student_id],

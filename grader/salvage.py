@@ -14,7 +14,7 @@ from typing import Any
 from grader.database import make_engine, upgrade
 from grader.errors import InfrastructureError
 
-TABLES = ("runs", "submissions", "grades", "check_results", "perplexity_scores", "flags", "marks")
+TABLES = ("runs", "submissions", "grades", "check_results", "perplexity_scores", "flags", "marks", "rules")
 PARTS = ("check_results", "perplexity_scores", "flags")
 FURTHEST = 100_000  # rows in a gap that are tried one by one
 
@@ -60,7 +60,7 @@ def adding_up(connection: sqlite3.Connection, *, wrong: bool) -> list[tuple[int,
             UNION ALL SELECT grade_id, max(position) + 1 - count(*) FROM perplexity_scores GROUP BY grade_id
             UNION ALL SELECT grade_id, max(position) + 1 - count(*) FROM flags GROUP BY grade_id
         ), holes AS (SELECT DISTINCT grade_id FROM counts WHERE gaps != 0)
-        SELECT grades.id, student_id,
+        SELECT grades.id, submissions.student_id,
             (score IS NULL OR abs(score - coalesce(sums.points, 0)) < 0.006)
             AND abs(max_score - coalesce(most, 0)) < 0.006 AND holes.grade_id IS NULL AS well
         FROM grades JOIN submissions ON submissions.id = submission_id
@@ -86,6 +86,7 @@ def _copy(damaged: sqlite3.Connection, fresh: Path) -> list[str]:
             names = [row[1] for row in target.execute(f"PRAGMA table_info({table})")]
             columns, marks = ", ".join(names), ", ".join("?" * len(names))
             rows, lost = _readable(damaged, table, columns)
+            target.execute(f"DELETE FROM {table}")  # what the migrations put there
             for row in rows:
                 try:
                     target.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", row)

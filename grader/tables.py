@@ -95,8 +95,12 @@ GRADES = _table(
     *_number("wall_time_s"),
     *_text("graded_at"),
     sa.Column("key_parts", _Names),
+    sa.Column("student_id", _Text, nullable=False, server_default=""),  # as in its submission, for an index
     sa.Index("grades_by_key", "key"),
     sa.Index("grades_by_submission", "submission_id"),
+    sa.Index("grades_by_student", "student_id"),
+    sa.Index("real_grades_by_student", "student_id", sqlite_where=sa.text("status != 'needs_regrade'")),
+    sa.Index("real_grades_by_submission", "submission_id", "status", sqlite_where=sa.text("status != 'needs_regrade'")),
 )
 CHECK_RESULTS = _table(
     "check_results",
@@ -127,4 +131,21 @@ MARKS = _table(
     *_number("points"),
     *_text("comment", "submission_sha256", "marked_by", "marked_at"),
     sa.Index("marks_by_student", "student_id"),
+)
+
+# What a course says of attempts and lateness; the last row holds.
+RULES = _table(
+    "rules",
+    _key(),
+    sa.Column("most", sa.Integer),
+    *_text("counts", "due"),
+    *_number("grace_minutes", "penalty_per_day"),
+    sa.Column("max_days", sa.Integer),
+)
+# Views: tables to a query only.
+LATEST = sa.table("latest", sa.column("student_id", _Text), sa.column("grade_id", sa.Integer))
+COUNTING = sa.table(
+    "counting",
+    *(sa.column("student_id", _Text), sa.column("grade_id", sa.Integer)),
+    *(sa.column("late_days", sa.Integer), sa.column("late_penalty", sa.Double)),
 )

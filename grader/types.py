@@ -117,6 +117,18 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """Which of a student's submissions counts, and what lateness costs; as they are: the latest, and nothing."""
+
+    most: int | None = None  # attempts that count; None: all
+    counts: str = "latest"  # or `best`: the one with the most points, lateness taken off
+    due: str = ""  # ISO 8601 with a time zone; empty: nothing is late
+    grace_minutes: float = 0.0  # after `due`, in which nothing is late
+    penalty_per_day: float = 0.0  # share of the score for each day, begun ones as whole
+    max_days: int | None = None  # later than that there are no points; None: never
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
     """An assignment folder, read and validated."""
 
@@ -135,6 +147,7 @@ class Assignment:
     manual: tuple[ManualItem, ...] = ()  # in a student's copy: none
     has_secret: bool = False  # the seed is a course's own, and not the one that assignment.yaml shows to everybody
     roster: Mapping[str, Person] = field(default_factory=dict)  # by student id; empty: whoever hands something in
+    rules: Rules = Rules()
     score: str = "retrain"  # or `checkpoint`: weights that were handed in beside a notebook are scored
 
     def profile(self, name: str) -> Profile:
@@ -251,6 +264,8 @@ class Grade:
     graded_at: str  # ISO 8601, UTC
     notebook_json: str = field(default="", repr=False)  # executed, for showing
     checkpoint: bool = False  # weights could be handed in: what was scored need not have been trained in the sandbox
+    late_days: int = 0  # begun days between due and handed in, where the rules of the course count them
+    late_penalty: float = 0.0  # the share of the score that they cost; both are filled in by `Gradebook.counting`
     key_parts: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)  # by name; none: not recorded
 
 

@@ -185,10 +185,11 @@ def _contents(connection: sqlite3.Connection) -> Iterator[Problem]:
     # The same submission graded twice by the same key, with no other grade of the student's between: a regrade has
     # another key, and what was handed in again as it was before has another submission's grade between.
     twice = connection.execute(
-        "SELECT id, student_id FROM (SELECT grades.id, student_id, submission_id, key, lag(key) OVER each AS last_key,"
+        "SELECT id, student_id FROM (SELECT grades.id, submissions.student_id, submission_id, key,"
+        "   lag(key) OVER each AS last_key,"
         "   lag(submission_id) OVER each AS last_submission"
         " FROM grades JOIN submissions ON submissions.id = submission_id WHERE status != ?"
-        " WINDOW each AS (PARTITION BY student_id ORDER BY grades.id))"
+        " WINDOW each AS (PARTITION BY submissions.student_id ORDER BY grades.id))"
         " WHERE key = last_key AND submission_id = last_submission ORDER BY id",
         (Status.NEEDS_REGRADE.value,),
     )
@@ -200,8 +201,8 @@ def _files(path: Path) -> list[tuple[Path, str]]:
     """Files of the results folder that the latest grades have and that are not there."""
     with _reading(path) as connection:
         rows = connection.execute(
-            "SELECT student_id, sha256, status, max(grades.id) FROM grades"
-            " JOIN submissions ON submissions.id = submission_id GROUP BY student_id ORDER BY student_id"
+            "SELECT submissions.student_id, sha256, status, max(grades.id) FROM grades"
+            " JOIN submissions ON submissions.id = submission_id GROUP BY submissions.student_id ORDER BY 1"
         ).fetchall()
     latest = [(student, sha256, Status(status)) for student, sha256, status, _ in rows if status in set(Status)]
     return missing_files(path.parent, latest)

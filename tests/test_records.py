@@ -124,7 +124,7 @@ def test_a_student_who_is_not_there(course: Path, tier: str, run: Run) -> None:
 
 
 def test_db_check_and_backup(course: Path, tier: str, run: Run) -> None:
-    """Exit 1 for problems, of which a repair leaves what it cannot mend; 3 if nothing can be read, 2 if nothing is there."""
+    """Exit 1 for problems, of which a repair mends what it can; 3 if nothing can be read, 2 if nothing is there."""
     out = course / "out"
     record(course, graded(course, tier, score=7.9, max_score=32.0))
     with closing(sqlite3.connect(out / GRADEBOOK)) as raw:

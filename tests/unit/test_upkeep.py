@@ -17,7 +17,7 @@ from records import a_grade
 
 from grader.errors import InfrastructureError, UsageError
 from grader.gradebook import Gradebook
-from grader.types import Grade, Status
+from grader.types import Grade, Rules, Status
 from grader.upkeep import Problem, back_up, check, repair
 
 
@@ -67,7 +67,7 @@ def test_a_sound_gradebook_has_no_problem_and_is_left_as_it_is(path: Path) -> No
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("broken", ["TRIGGER grades_no_update", "INDEX grades_by_key"])
+@pytest.mark.parametrize("broken", ["TRIGGER grades_no_update", "INDEX grades_by_key", "VIEW judged"])
 def test_what_holds_no_data_is_made_again(path: Path, broken: str) -> None:
     """A trigger or an index that was dropped is named, and is back after a repair; grades are untouched."""
     change(path, f"DROP {broken}")
@@ -169,6 +169,8 @@ def test_what_can_be_read_of_a_damaged_file_is_kept(path: Path, table: str) -> N
     """Most grades come back whole, none in part, those lost are told, and the damaged file is still there."""
     grades = [whole(f"s{number:03d}", message="x" * 300) for number in range(60)]
     add(path, *grades)
+    with Gradebook.open(path) as book:
+        book.counting(Rules(most=3))
     try:
         damage(path, table)
     except sqlite3.OperationalError:
@@ -184,6 +186,7 @@ def test_what_can_be_read_of_a_damaged_file_is_kept(path: Path, table: str) -> N
     assert not [problem for problem in check(path) if "missing:" not in problem.what]
     with Gradebook.open(path) as book:
         there = book.latest()
+        assert book.counting(Rules(most=3)) == there
     assert len(there) > 5
     known = {grade.student_id: grade for grade in grades}
     assert all(known.get(grade.student_id, grade) == grade for grade in there)
