@@ -70,10 +70,9 @@ def write_student(out: Path, grade: Grade, assignment: Assignment, marking: Mark
     A grade that comes from the gradebook has no executed notebook; the page shows the one kept when it was graded.
     """
     if grade.notebook_json:
-        text = json.dumps({"key": grade.key, "notebook_json": grade.notebook_json})
-        write_text(_executed_path(out, grade), text)
+        write_executed(out, grade)
     else:
-        grade = replace(grade, notebook_json=_executed(out, grade))
+        grade = replace(grade, notebook_json=executed(out, grade))
     html = feedback_html(grade, assignment.checks, assignment_title=assignment.title, marking=marking)
     write_text(_page(out, grade), html)
     write_results(_results_path(out, grade), gradescope_results(grade, assignment.checks, marking=marking))
@@ -121,7 +120,7 @@ def missing_files(out: Path, latest: Iterable[tuple[str, str, Status]]) -> list[
 
 def work_of(out: Path, grade: Grade) -> Path:
     """Where a person reads the work: the feedback page if it shows the notebook as it ran, else what was handed in."""
-    return _page(out, grade) if _executed(out, grade) else kept_submission(out, grade.submission_sha256)
+    return _page(out, grade) if executed(out, grade) else kept_submission(out, grade.submission_sha256)
 
 
 def _page(out: Path, grade: Grade) -> Path:
@@ -140,7 +139,12 @@ def _executed_path(out: Path, grade: Grade) -> Path:
     return out / EXECUTED / f"{grade.student_id}.json"
 
 
-def _executed(out: Path, grade: Grade) -> str:
+def write_executed(out: Path, grade: Grade) -> None:
+    """Keep the notebook as it ran. Raises InfrastructureError if the disk refuses."""
+    write_text(_executed_path(out, grade), json.dumps({"key": grade.key, "notebook_json": grade.notebook_json}))
+
+
+def executed(out: Path, grade: Grade) -> str:
     """The notebook as it ran for this very grade; empty if it is not there: it is for showing only."""
     kept = _read_json(_executed_path(out, grade))
     return str(kept["notebook_json"]) if isinstance(kept, dict) and kept.get("key") == grade.key else ""

@@ -1,7 +1,8 @@
-"""`grader why` and `grader db`, by the command line: what decided a grade, and whether the gradebook is well."""
+"""`grader why`, `db` and `regrade`, by the command line: what decided a grade, and what grading again would change."""
 
 from __future__ import annotations
 
+import csv
 import random
 import sqlite3
 import sys
@@ -18,6 +19,7 @@ from grader.gradebook import Gradebook
 from grader.outputs import GRADEBOOK
 from grader.pipeline import Bench, set_up
 from grader.types import Grade, Status, Submission
+from tests.conftest import notebook_of
 from tests.small import CHECK, folder_with
 from tests.unit.records import a_grade
 
@@ -141,3 +143,72 @@ def test_db_check_and_backup(course: Path, tier: str, run: Run) -> None:
     (out / GRADEBOOK).write_bytes((out / GRADEBOOK).read_bytes()[:100] + bytes(range(256)) * 40)
     assert run("db", "check", str(out))[0] == 3
     assert run("db", "check", str(course / "nowhere"))[0] == 2
+
+
+# --- grader regrade ---
+
+
+def command(course: Path, run: Run, *arguments: str) -> tuple[int, str]:
+    options = ["--assignment", str(course / "assignment"), "--corpus-file", str(course / "text.txt"), "--jobs", "1"]
+    return run(*arguments, *options)
+
+
+def rows(course: Path, name: str) -> dict[str, dict[str, str]]:
+    with (course / "out" / name).open(newline="") as file:
+        return {row["student_id"]: row for row in csv.DictReader(file)}
+
+
+def test_a_regrade_changes_nothing_until_it_is_published(course: Path, run: Run) -> None:
+    """Who gains, who loses and by which check is said and written; to publish it runs nothing again, and it counts."""
+    for student, source in (("twice", "def f(x): return 2 * x"), ("once", "def f(x): return x")):
+        (course / "submitted" / student).mkdir(parents=True)
+        (course / "submitted" / student / "homework.ipynb").write_bytes(notebook_of(source))
+    out = course / "out"
+    grade = ("grade", str(course / "submitted"), "-o", str(out), "--profile", "smoke")
+    assert command(course, run, *grade)[0] == 0
+    files = [out / name for name in ("grades.csv", "feedback/once.html", "results/once.json", "leaderboard.csv")]
+    before = [file.read_bytes() for file in files]
+    code, said = command(course, run, "regrade", str(out), "--diff")
+    assert (code, "0 gain, 0 lose, 2 keep their points" in said, "graded again" in said) == (0, True, False)
+
+    (course / "assignment" / "checks" / "test_f.py").write_text(CHECK.replace("== 4", "== 2"))
+    code, said = command(course, run, "regrade", str(out), "--diff")
+    assert code == 0, said
+    assert said.count("graded again") == 2
+    assert "f: PASSED -> FAILED (-2)" in said
+    assert "f: FAILED -> PASSED (+2)" in said
+    assert "1 gain, 1 lose, 0 keep their points" in said
+    assert "f: 1 gain, 1 lose, +0 points in all" in said
+    found = rows(course, "regrade.csv")
+    assert [found["twice"][name] for name in ("before", "after", "change", "item")] == ["2.0", "0.0", "-2.0", "f"]
+    assert [file.read_bytes() for file in files] == before
+
+    code, said = command(course, run, "regrade", str(out), "--publish")
+    assert (code, "graded again" in said, "published 2 new grades" in said) == (0, False, True)
+    assert {student: row["score"] for student, row in rows(course, "grades.csv").items()} == {
+        "once": "2.0",
+        "twice": "0.0",
+    }
+    assert "def f(x)" in (out / "feedback" / "once.html").read_text()
+    assert [file.read_bytes() == old for file, old in zip(files[:3], before, strict=False)] == [False] * 3
+    assert "0 gain, 0 lose, 2 keep" in command(course, run, "regrade", str(out))[1]
+    code, said = command(course, run, *grade)
+    assert said.count("already graded") == 2
+    code, said = run("db", "check", str(out))
+    assert code == 0, said
+
+
+def test_a_regrade_without_the_notebook(course: Path, tier: str, run: Run) -> None:
+    """A grade whose notebook is not kept stays as it is, and that is said."""
+    record(course, graded(course, tier, key="k1"))
+    code, said = command(course, run, "regrade", str(course / "out"))
+    assert (code, "ada keeps the grade there is: the notebook abababababab is not kept" in said) == (0, True)
+    assert "0 gain, 0 lose, 0 keep" in said
+
+
+def test_a_regrade_needs_to_know_what_is_meant(course: Path, tier: str, run: Run) -> None:
+    """Both options at once, or no gradebook: one sentence."""
+    record(course, graded(course, tier))
+    code, said = command(course, run, "regrade", str(course / "out"), "--diff", "--publish")
+    assert (code, "choose one of them" in said) == (2, True)
+    assert command(course, run, "regrade", str(course / "nowhere"))[0] == 2
