@@ -27,7 +27,8 @@ USAGE = {
 }
 OURS = {
     "locked": "The gradebook {path} stayed locked by another process: let that end, then run again.",
-    "malformed": "The gradebook {path} is damaged: keep the file, put a backup in its place, then run again.",
+    "malformed": "The gradebook {path} is damaged: `grader db check` with --repair keeps the file and saves what "
+    "can be read of it; or put a backup in its place. Then run again.",
     "disk is full": "The disk of the gradebook {path} is full: make room, then run the same command again.",
 }
 

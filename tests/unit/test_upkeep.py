@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sqlite3
 import subprocess
@@ -161,7 +160,7 @@ def damage(path: Path, table: str) -> None:
         pages = raw.execute("SELECT pageno FROM dbstat WHERE name = ? AND pagetype = 'leaf'", (table,)).fetchall()
     with path.open("r+b") as file:
         file.seek((pages[len(pages) // 2][0] - 1) * 4096)
-        file.write(os.urandom(4096))
+        file.write(b"\xa5" * 4096)
 
 
 @pytest.mark.parametrize("table", ["check_results", "grades", "perplexity_scores", "submissions"])
@@ -194,7 +193,7 @@ def test_what_can_be_read_of_a_damaged_file_is_kept(path: Path, table: str) -> N
 
 def test_a_file_of_which_nothing_can_be_read(path: Path) -> None:
     """It is left as it is, and the sentence is for a person."""
-    content = path.read_bytes()[:100] + os.urandom(20_000)
+    content = path.read_bytes()[:100] + b"\xa5" * 20_000
     path.write_bytes(content)
     for act in (check, repair):
         with pytest.raises(InfrastructureError, match="damaged"):
@@ -247,7 +246,7 @@ def test_a_backup_that_fails_leaves_the_one_before(path: Path, tmp_path: Path) -
     back_up(path, copies / "b.sqlite")
     good = (copies / "b.sqlite").read_bytes()
     content = bytearray(path.read_bytes())
-    content[8192:] = os.urandom(len(content) - 8192)
+    content[8192:] = b"\xa5" * (len(content) - 8192)
     path.write_bytes(content)
     with pytest.raises(InfrastructureError, match="is damaged"):
         back_up(path, copies / "b.sqlite")
