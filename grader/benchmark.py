@@ -6,23 +6,26 @@ import dataclasses
 import functools
 import hashlib
 import math
+import sqlite3
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from grader.errors import AssignmentError
+from grader.gradebook import Gradebook
 from grader.notebook import read_percent, to_json
 from grader.perplexity import Array, indices, lanes_of, lockstep_nats, score_models
 from grader.pipeline import Bench, ran, set_up
 from grader.sandbox.bridge import Session, Student, StudentError
 from grader.sandbox.selftest import LIMITS, one_cell
 from grader.sandbox.tiers import NONE
-from grader.types import Assignment, Curve, Profile, Submission
+from grader.types import Assignment, Curve, Profile, Rules, Submission
 
 LANES = 256  # as in the larger profiles
 AT_ONCE = 64  # characters of a lane, in teacher forcing
@@ -100,6 +103,49 @@ def _reading(student: Student, teacher: Student, bench: Bench, curves: Sequence[
     return found
 
 
+def counting(students: int, each: int, runs: int) -> list[Figure]:
+    """Which grades count, in a gradebook of so many grades for each student, every one of another notebook."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
+        path = Path(scratch, "gradebook.sqlite")
+        with Gradebook.open(path) as book, closing(sqlite3.connect(path)) as raw:
+            _fill(raw, students, each)
+            late = Rules(counts="best", due="2026-03-01T00:00:00+00:00", penalty_per_day=0.1)
+            book.counting(late)  # records the rules, by which the view `counting` judges
+            ids = ", ".join(str(grade_id) for (grade_id,) in raw.execute("SELECT grade_id FROM latest"))
+            found = []
+            for what, view in (
+                ("the latest grades", "latest"),
+                ("those that count by rules", "counting"),
+            ):
+                query = f"SELECT * FROM grades WHERE id IN (SELECT grade_id FROM {view})"
+                time_s, floor_s = _in_turns(
+                    lambda query=query: raw.execute(query).fetchall(),  # type: ignore[misc]
+                    lambda: raw.execute(f"SELECT * FROM grades WHERE id IN ({ids})").fetchall(),
+                    runs,
+                )
+                found.append(Figure(what=what, floor="the same, ids known", time_s=time_s, floor_s=floor_s))
+    return found
+
+
+def _fill(raw: sqlite3.Connection, students: int, each: int) -> None:
+    """Grades of students in turn, every tenth of them a fault of ours."""
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
+    days = "strftime('%Y-%m-%dT%H:%M:%S+00:00', '2026-02-25', (i % 200) || ' hours')"
+    raw.execute("INSERT INTO runs VALUES (1, 'grade', 'smoke', '')")
+    raw.execute(
+        f"{numbers} INSERT INTO submissions SELECT i, 's' || (i % ?), printf('%064x', i), {days} FROM n",
+        (students * each, students),
+    )
+    raw.execute(
+        f"{numbers} INSERT INTO grades (id, run_id, submission_id, student_id, status, message, score, max_score, key,"
+        " grader_version, data_sha256, profile, sandbox, wall_time_s, graded_at)"
+        " SELECT i, 1, i, 's' || (i % ?), CASE WHEN i % 10 THEN 'graded' ELSE 'needs_regrade' END, '',"
+        " CASE WHEN i % 10 THEN i % 100 END, 100, printf('%064x', i), '', '', 'smoke', '', 1, '' FROM n",
+        (students * each, students),
+    )
+    raw.commit()
+
+
 def _solution(assignment: Assignment, folder: Path) -> Submission:
     """The master notebook, as if handed in."""
     master = Path(assignment.folder) / "homework.py"
@@ -131,7 +177,7 @@ def _score(student: Student, curves: Sequence[Curve], bench: Bench) -> None:
             raise AssignmentError(f"{model} of the solution cannot be measured: {score.message}")
 
 
-def _in_turns(first: Callable[[], None], second: Callable[[], None], runs: int) -> tuple[float, float]:
+def _in_turns(first: Callable[[], object], second: Callable[[], object], runs: int) -> tuple[float, float]:
     """Medians of both, measured alternately; the first of each warms up and does not count."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(runs + 1):

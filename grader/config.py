@@ -14,6 +14,7 @@ import yaml
 
 from grader.course import SECRET, read_roster, read_secret
 from grader.errors import AssignmentError
+from grader.rules import read_rules
 from grader.types import Assignment, Check, Curve, Limits, ManualItem, Profile
 
 LARGEST = 1e6  # of points, and of nats/char
@@ -38,6 +39,7 @@ def load_assignment(folder: Path) -> Assignment:
         raise AssignmentError(f"{path} should be a mapping with name, title, checks, profiles.")
     stubs = folder / str(raw.pop("guest", "checks/stubs.py"))
     shared = _mistakes(path, "`mistakes`", raw.pop("mistakes", {}))
+    rules = read_rules(path, raw, str(raw.get("duedate", "")))
     checks = tuple(_check(path, entry, shared) for entry in _entries(path, raw, "checks"))
     profiles = tuple(_profile(path, entry, raw.get("limits", {})) for entry in _entries(path, raw, "profiles"))
     raw.pop("limits", None)
@@ -48,7 +50,16 @@ def load_assignment(folder: Path) -> Assignment:
         raise AssignmentError(f"{path} names {stubs.name}, which cannot be read: {_one_line(error)}") from None
     if raw.get("weights") and not (folder / str(raw["weights"])).is_file():
         raise AssignmentError(f"{path} names {raw['weights']} in `weights`, and there is no such file.")
-    values = {"duedate": "", "seed": 0, "reported": "", "weights": "", **raw, "folder": str(folder), "checks": checks}
+    values = {
+        "duedate": rules.due,
+        "rules": rules,
+        "seed": 0,
+        "reported": "",
+        "weights": "",
+        **raw,
+        "folder": str(folder),
+        "checks": checks,
+    }
     values |= {"profiles": profiles, "manual": manual, "roster": read_roster(folder)}
     if raw.get("score", "retrain") not in ("retrain", "checkpoint"):
         raise AssignmentError(
@@ -58,7 +69,7 @@ def load_assignment(folder: Path) -> Assignment:
     if values["seed"] == SECRET:
         values |= {"seed": read_secret(folder), "has_secret": True}
     assignment: Assignment = _build(
-        Assignment, {**values, "stubs_source": source, "sha256": digest_of(folder)}, str(path)
+        Assignment, {**values, "stubs_source": source, "checks_sha256": _digest(folder, stubs)}, str(path)
     )
     _refuse_repeats(path, "check", [check.id for check in checks])
     _refuse_repeats(path, "check or manual item", [check.id for check in checks] + [item.id for item in manual])
@@ -174,15 +185,15 @@ def _refuse_repeats(path: Path, what: str, names: list[str]) -> None:
         raise AssignmentError(f"{path} lists the {what} {repeated[0]!r} more than once.")
 
 
-def deciding_files(folder: Path) -> list[Path]:
-    """What decides a grade: the configuration and every check file."""
-    return [folder / "assignment.yaml", *sorted((folder / "checks").glob("*.py"))]
+def check_files(folder: Path) -> list[Path]:
+    """Every file of checks/."""
+    return sorted((folder / "checks").glob("*.py"))
 
 
-def digest_of(folder: Path) -> str:
-    """Identity of what decides a grade."""
+def _digest(folder: Path, stubs: Path) -> str:
+    """Identity of every file of checks/, and of the stubs, wherever they lie."""
     digest = hashlib.sha256()
-    for path in deciding_files(folder):
+    for path in [stubs, *check_files(folder)]:
         data = path.read_bytes()
         digest.update(f"{path.name} {len(data)}\n".encode() + data)
     return digest.hexdigest()

@@ -71,12 +71,13 @@ def gradescope_results(
     if grade.sandbox == "none":
         output.append("Warning: this was graded without a sandbox, by the instructor's choice.")
     output += [WEAKER_PROMISE] * grade.checkpoint
+    output += [standing.late] if standing.late else []
     output += _waiting(standing)
     best = best_score(grade)
     value = perplexity(best.nats_per_char) if best else None
     return _results(
         output,
-        score=standing.score,
+        score=standing.counts,
         execution_time=round(grade.wall_time_s),
         visibility=visibility,
         stdout_visibility=stdout_visibility,
@@ -122,17 +123,14 @@ def write_grades_csv(
 ) -> None:
     """nbgrader's columns, then status, best held-out perplexity, grader version and data; by student id.
 
-    score = max(0, raw_score − late_submission_penalty), as nbgrader has it; both are empty where unknown. What
+    score = max(0, raw_score − late_submission_penalty), as nbgrader has it; both are empty where unknown. The penalty
+    is what the rules of the course make of it, `penalties` (points, by student) if it is in there. What
     still waits for a person's mark is left out of the scores and of max_score alike.
     """
     rows = []
     for grade in _by_student(grades):
-        person, penalty = (
-            (people or {}).get(grade.student_id, NOBODY),
-            (penalties or {}).get(grade.student_id, 0.0),
-        )
-        best, standing = best_score(grade), marking.of(grade)
-        raw = standing.score
+        person, best, standing = (people or {}).get(grade.student_id, NOBODY), best_score(grade), marking.of(grade)
+        raw, penalty = standing.score, (penalties or {}).get(grade.student_id, standing.penalty)
         who = (grade.student_id, person.last_name, person.first_name, person.email)
         score = None if raw is None else max(0.0, raw - penalty)
         points = (
@@ -258,6 +256,7 @@ def _comments(standing: Standing) -> str:
                 of = f"{points_text(item.points)} of {points_text(item.max_points)} points"
                 said.append(f"{item.title}: {of}. {item.comment}")
         said += [WEAKER_PROMISE] * standing.grade.checkpoint
+        said += [standing.late]
         said += _waiting(standing)
     return " ".join(filter(None, (one_line(text, 2000) for text in said)))
 
@@ -291,7 +290,8 @@ def _by_student(grades: Iterable[Grade]) -> list[Grade]:
 
 def _final(standing: Standing, penalties: Mapping[str, float] | None) -> float | None:
     score = standing.final
-    return None if score is None else max(0.0, score - (penalties or {}).get(standing.grade.student_id, 0.0))
+    penalty = (penalties or {}).get(standing.grade.student_id, standing.penalty)
+    return None if score is None else max(0.0, score - penalty)
 
 
 def _number(number: float | None, *, digits: int = 4) -> str:

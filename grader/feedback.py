@@ -104,7 +104,7 @@ def feedback_html(
         weaker=WEAKER_PROMISE if grade.checkpoint else "",
         our_fault=grade.status is Status.NEEDS_REGRADE,
         unknown=unknown,
-        share=0.0 if standing.max_score <= 0 else _share(standing.score or 0.0, standing.max_score),
+        share=0.0 if standing.max_score <= 0 else _share(standing.counts or 0.0, standing.max_score),
         sections=_sections(items),
         passed=sum(item.passed for item in items),
         items=items,

@@ -6,38 +6,32 @@ Triggers refuse UPDATE and DELETE: a regrade is a new row.
 
 from __future__ import annotations
 
+import json
 import math
-import sqlite3
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy.exc import SQLAlchemyError
 
-from grader.errors import GraderError, InfrastructureError, UsageError
-from grader.tables import CHECK_RESULTS, FLAGS, GRADES, MARKS, PERPLEXITY_SCORES, RUNS, SUBMISSIONS
-from grader.types import CheckResult, Flag, Grade, Mark, Outcome, PerplexityScore, Status
-
-# What SQLite says, and the sentence that we make of it; `{path}` is the file.
-_USAGE = {
-    "file is not a database": "{path} is not a gradebook (no SQLite database): name another file.",
-    "unable to open database": "The gradebook {path} cannot be opened: its folder must exist, writable.",
-    "readonly database": "The gradebook {path} cannot be written: make it and its folder writable.",
-}
-_OURS = {
-    "locked": "The gradebook {path} stayed locked by another process: let that end, then run again.",
-    "malformed": "The gradebook {path} is damaged: keep the file, put a backup in its place, then run again.",
-    "disk is full": "The disk of the gradebook {path} is full: make room, then run the same command again.",
-}
+from grader.database import OURS, make_engine, plain_faults, upgrade, use_wal
+from grader.errors import InfrastructureError, UsageError
+from grader.tables import (
+    CHECK_RESULTS,
+    COUNTING,
+    FLAGS,
+    GRADES,
+    LATEST,
+    MARKS,
+    PERPLEXITY_SCORES,
+    RULES,
+    RUNS,
+    SUBMISSIONS,
+)
+from grader.types import CheckResult, Flag, Grade, Mark, Outcome, PerplexityScore, Rules, Status
 
 
 class Gradebook:
@@ -59,14 +53,14 @@ class Gradebook:
         """
         if not create and not path.exists():
             raise UsageError(f"There is no gradebook at {path}: grade first, or name the file that holds one.")
-        book = cls(path, _engine(path, wait_s))
-        with _plain_faults(path):
-            _use_wal(book._engine, wait_s)
+        book = cls(path, make_engine(path, wait_s))
+        with plain_faults(path):
+            use_wal(book._engine, wait_s)
             with book._engine.connect() as connection:
                 verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
             if verdict != "ok":
-                raise InfrastructureError(_OURS["malformed"].format(path=path))
-            _upgrade(book._engine, path)
+                raise InfrastructureError(OURS["malformed"].format(path=path))
+            upgrade(book._engine, path)
         return book
 
     def close(self) -> None:
@@ -129,7 +123,7 @@ class Gradebook:
         """By student id and item, the mark that counts: the last one given."""
         newest = sa.select(sa.func.max(MARKS.c.id)).group_by(MARKS.c.student_id, MARKS.c.item)
         query = sa.select(*(MARKS.c[f.name] for f in fields(Mark))).where(MARKS.c.id.in_(newest))
-        with _plain_faults(self.path), self._engine.connect() as connection:
+        with plain_faults(self.path), self._engine.connect() as connection:
             found = [Mark(**row) for row in connection.execute(query).mappings()]
         return {(mark.student_id, mark.item): mark for mark in found}
 
@@ -146,13 +140,35 @@ class Gradebook:
 
     def latest(self) -> list[Grade]:
         """The last grade added for each student, by student id; `needs_regrade` never shadows a real one."""
-        real = sa.case((GRADES.c.status != Status.NEEDS_REGRADE.value, GRADES.c.id))
-        newest = (
-            sa.select(sa.func.coalesce(sa.func.max(real), sa.func.max(GRADES.c.id)))
-            .join(SUBMISSIONS)
-            .group_by(SUBMISSIONS.c.student_id)
-        )
-        return sorted(self._read(GRADES.c.id.in_(newest)), key=lambda grade: grade.student_id)
+        found = self._read(GRADES.c.id.in_(sa.select(LATEST.c.grade_id)))
+        return sorted(found, key=lambda grade: grade.student_id)
+
+    def counting(self, rules: Rules) -> list[Grade]:
+        """The grade of each student that counts under these rules, by student id, with what its lateness costs.
+
+        The rules are recorded if they are others than before: the view `counting` says the same to everybody.
+        """
+        row = {f.name: getattr(rules, f.name) for f in fields(Rules)}
+        held = sa.select(*(RULES.c[name] for name in row)).order_by(RULES.c.id.desc()).limit(1)
+        with plain_faults(self.path), self._engine.connect() as connection:
+            last = connection.execute(held).mappings().first()
+        if last is None or dict(last) != row:
+            with self._writing() as connection:
+                _insert(connection, RULES, row)
+        if rules == Rules():
+            return self.latest()
+        late = sa.select(COUNTING)
+        with plain_faults(self.path), self._engine.connect() as connection:
+            chosen = {row.grade_id: row for row in connection.execute(late)}
+        found = []
+        for grade_id, grade in zip(sorted(chosen), self._read(GRADES.c.id.in_(sorted(chosen))), strict=True):
+            one = chosen[grade_id]
+            found.append(replace(grade, late_days=one.late_days, late_penalty=one.late_penalty))
+        return sorted(found, key=lambda grade: grade.student_id)
+
+    def history(self, student_id: str) -> list[Grade]:
+        """All grades of one student, in the order in which they were added."""
+        return self._read(SUBMISSIONS.c.student_id == student_id)
 
     def of_run(self, run_id: int) -> list[Grade]:
         """The grades that one call of the grader added, in that order."""
@@ -161,23 +177,23 @@ class Gradebook:
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
         """One transaction that holds the write lock from its start and so cannot lose it half-way."""
-        with _plain_faults(self.path), self._engine.begin() as connection:
+        with plain_faults(self.path), self._engine.begin() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield connection
 
     def _read(self, wanted: sa.ColumnElement[bool]) -> list[Grade]:
         query = sa.select(GRADES, SUBMISSIONS).join(SUBMISSIONS).where(wanted).order_by(GRADES.c.id)
-        ids = query.with_only_columns(GRADES.c.id).order_by(None)
         try:
-            with _plain_faults(self.path), self._engine.begin() as connection:
+            with plain_faults(self.path), self._engine.begin() as connection:
                 connection.exec_driver_sql("BEGIN")  # grades and parts from one snapshot
                 heads = connection.execute(query).all()
+                ids = json.dumps([head[0] for head in heads])
                 checks = _parts(connection, CHECK_RESULTS, CheckResult, ids)
                 scores = _parts(connection, PERPLEXITY_SCORES, PerplexityScore, ids)
                 flags = _parts(connection, FLAGS, Flag, ids)
             return [_grade(head, checks, scores, flags) for head in heads]
         except (ValueError, TypeError) as error:  # not what we wrote: no such status, no JSON
-            raise InfrastructureError(_OURS["malformed"].format(path=self.path)) from error
+            raise InfrastructureError(OURS["malformed"].format(path=self.path)) from error
 
 
 def best_score(grade: Grade, *, open_class: bool = False) -> PerplexityScore | None:
@@ -188,87 +204,6 @@ def best_score(grade: Grade, *, open_class: bool = False) -> PerplexityScore | N
     scores = [score for score in grade.perplexities if score.is_open == open_class]
     measured = [score for score in scores if _finite(score.nats_per_char) is not None]
     return min(measured, key=lambda score: score.nats_per_char or 0.0, default=None)
-
-
-def _engine(path: Path, wait_s: float) -> sa.Engine:
-    """An engine with no open file between two uses: a fork or a kill finds nothing half done."""
-    engine = sa.create_engine(
-        sa.URL.create("sqlite", database=str(path)),
-        poolclass=sa.NullPool,
-        connect_args={"timeout": wait_s, "isolation_level": None},  # None: BEGIN is said by us, DDL included
-    )
-
-    @sa.event.listens_for(engine, "connect")
-    def _set_up(connection: Any, record: Any) -> None:
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA synchronous = FULL")  # a grade that was added survives a power cut
-
-    return engine
-
-
-def _use_wal(engine: sa.Engine, wait_s: float) -> None:
-    """Readers and the writer side by side. The switch ignores the busy timeout, hence the loop."""
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            with engine.connect() as connection:
-                if connection.exec_driver_sql("PRAGMA journal_mode").scalar() != "wal":
-                    connection.exec_driver_sql("PRAGMA journal_mode = WAL")
-            return
-        except SQLAlchemyError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-
-
-def _migrations() -> Config:
-    config = Config()
-    config.set_main_option("script_location", "grader:migrations")  # the folder beside this module, wherever installed
-    config.set_main_option("path_separator", "os")
-    return config
-
-
-def _upgrade(engine: sa.Engine, path: Path) -> None:
-    """Bring the schema to the newest revision; every step and its version record in one transaction."""
-    config = _migrations()
-    script = ScriptDirectory.from_config(config)
-    known, head = {revision.revision for revision in script.walk_revisions()}, script.get_current_head()
-    with engine.connect() as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
-        strange = current is None and sa.inspect(connection).get_table_names()
-    if current == head:
-        return
-    if current is not None and current not in known:
-        raise UsageError(
-            f"The gradebook {path} was written by a newer grader (schema {current}, known here: {head}): "
-            "upgrade the grader."
-        )
-    if strange:
-        raise UsageError(f"{path} is a database of another program, not a gradebook: name another file.")
-    with engine.begin() as connection:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")  # does nothing if another process was faster
-
-
-@contextmanager
-def _plain_faults(path: Path) -> Iterator[None]:
-    """Say in one sentence what SQLite reports, and whose fault it is."""
-    try:
-        yield
-    except GraderError:
-        raise
-    except (SQLAlchemyError, sqlite3.Error) as error:
-        said = str(getattr(error, "orig", None) or error)
-        for part, sentence in _USAGE.items():
-            if part in said:
-                raise UsageError(sentence.format(path=path)) from error
-        for part, sentence in _OURS.items():
-            if part in said:
-                raise InfrastructureError(sentence.format(path=path)) from error
-        raise InfrastructureError(
-            f"The gradebook {path} could not be used ({said}): check its disk, then run again."
-        ) from error
 
 
 def _finite(number: float | None) -> float | None:
@@ -316,17 +251,17 @@ def _submission_id(connection: sa.Connection, grade: Grade) -> int:
     return int(known) if known is not None else _insert(connection, SUBMISSIONS, row)
 
 
-def _parts(
-    connection: sa.Connection, table: sa.Table, kind: type, ids: sa.Select[Any]
-) -> dict[int, list[dict[str, Any]]]:
+def _parts(connection: sa.Connection, table: sa.Table, kind: type, ids: str) -> dict[int, list[dict[str, Any]]]:
     names = [f.name for f in fields(kind)]
     found: dict[int, list[dict[str, Any]]] = {}
-    query = sa.select(table).where(table.c.grade_id.in_(ids)).order_by(table.c.grade_id, table.c.position)
-    for row in connection.execute(query).mappings():
-        part = {name: row[name] for name in names}
+    wanted = sa.select(sa.func.json_each(ids).table_valued("value").c.value)  # one parameter, however many there are
+    columns = [table.c.grade_id, *(table.c[name] for name in names)]
+    query = sa.select(*columns).where(table.c.grade_id.in_(wanted)).order_by(table.c.grade_id, table.c.position)
+    for grade_id, *values in connection.execute(query):
+        part = dict(zip(names, values, strict=True))
         if "outcome" in part:
             part["outcome"] = Outcome(part["outcome"])
-        found.setdefault(row["grade_id"], []).append(part)
+        found.setdefault(grade_id, []).append(part)
     return found
 
 
@@ -337,7 +272,7 @@ def _grade(
     flags: dict[int, list[dict[str, Any]]],
 ) -> Grade:
     row = head._mapping
-    names = [f.name for f in fields(Grade) if f.name in GRADES.c]
+    names = [f.name for f in fields(Grade) if f.name in GRADES.c and f.name != "student_id"]
     return Grade(
         **{name: row[GRADES.c[name]] for name in names} | {"status": Status(row[GRADES.c.status])},
         student_id=row[SUBMISSIONS.c.student_id],

@@ -56,6 +56,25 @@ class Standing:
         return None if score is None else round(score + sum(item.points or 0.0 for item in self.items), 4)
 
     @property
+    def penalty(self) -> float:
+        """The points that lateness costs, of what is known so far."""
+        return round((self.score or 0.0) * self.grade.late_penalty, 4)
+
+    @property
+    def counts(self) -> float | None:
+        """The score with the penalty taken off."""
+        return None if self.score is None else round(max(0.0, self.score - self.penalty), 4)
+
+    @property
+    def late(self) -> str:
+        """One sentence for its student; empty if nothing was late, or it costs nothing."""
+        if not self.grade.late_penalty:
+            return ""
+        days = f"{self.grade.late_days} day{'s' if self.grade.late_days > 1 else ''} late"
+        off = f"{points_text(self.penalty)} of {points_text(self.score)} points are taken off"
+        return f"Handed in {days} (begun days count as whole): {off} ({self.grade.late_penalty:.0%})."
+
+    @property
     def final(self) -> float | None:
         """The score once nothing waits any more; None until then."""
         return None if self.waiting else self.score

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from grader.intake import read_with_params
 from grader.leaderboard import Baseline, Row, leaderboard_csv, leaderboard_html, rows
 from grader.marks import Marking
 from grader.pipeline import Bench
-from grader.types import Assignment, Grade, Submission
+from grader.types import Assignment, Grade, Status, Submission
 
 GRADEBOOK = "gradebook.sqlite"
 BASELINES = "baselines.json"
@@ -70,10 +70,9 @@ def write_student(out: Path, grade: Grade, assignment: Assignment, marking: Mark
     A grade that comes from the gradebook has no executed notebook; the page shows the one kept when it was graded.
     """
     if grade.notebook_json:
-        text = json.dumps({"key": grade.key, "notebook_json": grade.notebook_json})
-        write_text(_executed_path(out, grade), text)
+        write_executed(out, grade)
     else:
-        grade = replace(grade, notebook_json=_executed(out, grade))
+        grade = replace(grade, notebook_json=executed(out, grade))
     html = feedback_html(grade, assignment.checks, assignment_title=assignment.title, marking=marking)
     write_text(_page(out, grade), html)
     write_results(_results_path(out, grade), gradescope_results(grade, assignment.checks, marking=marking))
@@ -108,24 +107,44 @@ def write_grades(out: Path, grades: Sequence[Grade], assignment: Assignment, mar
             write_student(out, grade, assignment, marking)
 
 
+def missing_files(out: Path, latest: Iterable[tuple[str, str, Status]]) -> list[tuple[Path, str]]:
+    """Files that should lie here for the latest grades (student, sha256, status), and how to have each again."""
+    again = "the `grader grade` command of this folder writes it again."
+    found = [(out / name, again) for name in ("grades.csv", "leaderboard.csv", "leaderboard.html")]
+    for student, sha256, status in latest:
+        found += [(_student_file(out, *kind, student), again) for kind in (("feedback", ".html"), ("results", ".json"))]
+        if status is not Status.MISSING:
+            found.append((kept_submission(out, sha256), f"hand in the notebook of {student} once more, to keep it."))
+    return [(path, how) for path, how in found if not path.exists()]
+
+
 def work_of(out: Path, grade: Grade) -> Path:
     """Where a person reads the work: the feedback page if it shows the notebook as it ran, else what was handed in."""
-    return _page(out, grade) if _executed(out, grade) else kept_submission(out, grade.submission_sha256)
+    return _page(out, grade) if executed(out, grade) else kept_submission(out, grade.submission_sha256)
 
 
 def _page(out: Path, grade: Grade) -> Path:
-    return out / "feedback" / f"{grade.student_id}.html"
+    return _student_file(out, "feedback", ".html", grade.student_id)
 
 
 def _results_path(out: Path, grade: Grade) -> Path:
-    return out / "results" / f"{grade.student_id}.json"
+    return _student_file(out, "results", ".json", grade.student_id)
+
+
+def _student_file(out: Path, folder: str, suffix: str, student: str) -> Path:
+    return out / folder / f"{student}{suffix}"
 
 
 def _executed_path(out: Path, grade: Grade) -> Path:
     return out / EXECUTED / f"{grade.student_id}.json"
 
 
-def _executed(out: Path, grade: Grade) -> str:
+def write_executed(out: Path, grade: Grade) -> None:
+    """Keep the notebook as it ran. Raises InfrastructureError if the disk refuses."""
+    write_text(_executed_path(out, grade), json.dumps({"key": grade.key, "notebook_json": grade.notebook_json}))
+
+
+def executed(out: Path, grade: Grade) -> str:
     """The notebook as it ran for this very grade; empty if it is not there: it is for showing only."""
     kept = _read_json(_executed_path(out, grade))
     return str(kept["notebook_json"]) if isinstance(kept, dict) and kept.get("key") == grade.key else ""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from grader import __version__
+from grader import __version__, identity
 from grader.baselines import BEST_NGRAM, NAMES, NGRAMS, Blocks, baselines
 from grader.checks import run_checks, scores_of_weights, without_session
 from grader.corpus import cache_folder, load_corpus
@@ -51,11 +50,9 @@ from grader.types import (
     Submission,
 )
 
-# The modules that decide a grade, besides the sandbox.
 MOST_OPEN = 4  # models of a notebook in the open class
 OPEN_SHARE = 40  # of the time for one sandbox, each of them has this part for one text
 ENDED = "Another model of the open class ended the notebook's process."
-DECIDING = ("baselines", "checks", "corpus", "integrity", "notebook", "perplexity", "pipeline", "split")
 
 _STATUS = {
     Outcome.PASSED: Status.GRADED,
@@ -83,17 +80,15 @@ class Bench:
     tier: str
     private: tuple[str, ...]  # folders that no notebook may see, wherever they lie
 
+    def key_parts(self, submission: Submission) -> dict[str, str]:
+        """Everything that decides the grade of a submission, by the names of `identity.PARTS`."""
+        return identity.key_parts(
+            submission, assignment=self.assignment, profile=self.profile, split=self.split, tier=self.tier
+        )
+
     def key(self, submission: Submission) -> str:
         """Hash of everything that decides the grade of a submission."""
-        parts = (
-            submission.sha256,
-            self.assignment.sha256,
-            self.split.sha256,
-            self.profile.name,
-            self.tier,
-            _engine_sha256(),
-        )
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return identity.key_of(self.key_parts(submission))
 
     @property
     def lane_chars(self) -> tuple[int, int]:
@@ -110,16 +105,6 @@ class Bench:
     def check_seed(self, submission: Submission) -> int:
         """Seed of the random inputs of the checks: new for each submission, the same when it is graded again."""
         return int(self.key(submission)[:15], 16)
-
-
-@functools.cache
-def _engine_sha256() -> str:
-    """Identity of the code that decides a grade, and its version."""
-    digest = hashlib.sha256(__version__.encode())
-    here = Path(__file__).parent
-    for path in sorted([*here.glob("sandbox/*.py"), *(here / f"{name}.py" for name in DECIDING)]):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def set_up(
@@ -370,6 +355,7 @@ def _grade(
         perplexities=scores,
         flags=flags,
         key=bench.key(submission),
+        key_parts=bench.key_parts(submission),
         seed=bench.check_seed(submission),
         grader_version=__version__,
         data_sha256=bench.split.sha256,

@@ -137,4 +137,5 @@ def split_corpus(
             f"The train text of this split of '{corpus.name}' lacks {sorted(unseen)}, which test or held-out "
             "text has; raise train_chars or choose another seed."
         )
-    return Split(**texts, sha256=key, works_chars=(len(passages["held_out"]), len(passages["test"])))
+    works_chars = (len(passages["held_out"]), len(passages["test"]))
+    return Split(**texts, sha256=key, corpus_sha256=corpus.sha256, works_chars=works_chars)

@@ -33,6 +33,19 @@ class _Blocks(sa.TypeDecorator[tuple[float, ...]]):
         return tuple(math.inf if x is None else float(x) for x in json.loads(value))
 
 
+class _Names(sa.TypeDecorator[dict[str, str]]):
+    """Texts by name as JSON; null if there are none, as in what an earlier grader wrote."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:
+        return json.dumps(dict(value)) if value else None
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> dict[str, str]:
+        return {} if value is None else dict(json.loads(value))
+
+
 METADATA = sa.MetaData()
 
 
@@ -81,8 +94,13 @@ GRADES = _table(
     sa.Column("checkpoint", sa.Boolean, nullable=False, server_default=sa.false()),
     *_number("wall_time_s"),
     *_text("graded_at"),
+    sa.Column("key_parts", _Names),
+    sa.Column("student_id", _Text, nullable=False, server_default=""),  # as in its submission, for an index
     sa.Index("grades_by_key", "key"),
     sa.Index("grades_by_submission", "submission_id"),
+    sa.Index("grades_by_student", "student_id"),
+    sa.Index("real_grades_by_student", "student_id", sqlite_where=sa.text("status != 'needs_regrade'")),
+    sa.Index("real_grades_by_submission", "submission_id", "status", sqlite_where=sa.text("status != 'needs_regrade'")),
 )
 CHECK_RESULTS = _table(
     "check_results",
@@ -113,4 +131,21 @@ MARKS = _table(
     *_number("points"),
     *_text("comment", "submission_sha256", "marked_by", "marked_at"),
     sa.Index("marks_by_student", "student_id"),
+)
+
+# What a course says of attempts and lateness; the last row holds.
+RULES = _table(
+    "rules",
+    _key(),
+    sa.Column("most", sa.Integer),
+    *_text("counts", "due"),
+    *_number("grace_minutes", "penalty_per_day"),
+    sa.Column("max_days", sa.Integer),
+)
+# Views: tables to a query only.
+LATEST = sa.table("latest", sa.column("student_id", _Text), sa.column("grade_id", sa.Integer))
+COUNTING = sa.table(
+    "counting",
+    *(sa.column("student_id", _Text), sa.column("grade_id", sa.Integer)),
+    *(sa.column("late_days", sa.Integer), sa.column("late_penalty", sa.Double)),
 )

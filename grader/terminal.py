@@ -165,7 +165,7 @@ def summary(out: Path, assignment: Assignment, grades: list[Grade], to_mark: str
 def list_waiting(out: Path, book: Gradebook, assignment: Assignment, folder: Path) -> None:
     """A line for each mark that is to be given or looked at again, then what to look for."""
     marking = Marking(items=assignment.manual, marks=book.marks())
-    grades = {grade.student_id: grade for grade in book.latest()}
+    grades = {grade.student_id: grade for grade in book.counting(assignment.rules)}
     waiting = marking.open(grades.values())
     work = {student: work_of(out, grades[student]) for student in {grade.student_id for grade, _ in waiting}}
     for grade, item in waiting:

@@ -117,6 +117,18 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """Which of a student's submissions counts, and what lateness costs; as they are: the latest, and nothing."""
+
+    most: int | None = None  # attempts that count; None: all
+    counts: str = "latest"  # or `best`: the one with the most points, lateness taken off
+    due: str = ""  # ISO 8601 with a time zone; empty: nothing is late
+    grace_minutes: float = 0.0  # after `due`, in which nothing is late
+    penalty_per_day: float = 0.0  # share of the score for each day, begun ones as whole
+    max_days: int | None = None  # later than that there are no points; None: never
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
     """An assignment folder, read and validated."""
 
@@ -131,10 +143,11 @@ class Assignment:
     weights: str  # the file of checks/ that computes scores from weights, `checks/weights.py`; empty: none
     reported: str  # where the notebook reports a test perplexity, `report/{model}/test_perplexity`; empty: nowhere
     profiles: tuple[Profile, ...]
-    sha256: str  # of every file that decides a grade
+    checks_sha256: str  # of every file of checks/
     manual: tuple[ManualItem, ...] = ()  # in a student's copy: none
     has_secret: bool = False  # the seed is a course's own, and not the one that assignment.yaml shows to everybody
     roster: Mapping[str, Person] = field(default_factory=dict)  # by student id; empty: whoever hands something in
+    rules: Rules = Rules()
     score: str = "retrain"  # or `checkpoint`: weights that were handed in beside a notebook are scored
 
     def profile(self, name: str) -> Profile:
@@ -154,6 +167,7 @@ class Split:
     test: str
     held_out: str
     sha256: str  # of (corpus sha256, seed, profile sizes): the identity of the draw
+    corpus_sha256: str = ""
     works_chars: tuple[int, int] = (0, 0)  # at the end of held-out and of test text, of works that were set aside whole
 
 
@@ -250,6 +264,9 @@ class Grade:
     graded_at: str  # ISO 8601, UTC
     notebook_json: str = field(default="", repr=False)  # executed, for showing
     checkpoint: bool = False  # weights could be handed in: what was scored need not have been trained in the sandbox
+    late_days: int = 0  # begun days between due and handed in, where the rules of the course count them
+    late_penalty: float = 0.0  # the share of the score that they cost; both are filled in by `Gradebook.counting`
+    key_parts: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)  # by name; none: not recorded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

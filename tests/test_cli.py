@@ -59,7 +59,8 @@ def test_a_mistake_gets_one_sentence(tmp_path: Path, arguments: list[str], code:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-COMMANDS = ["grade", "mark", "check", "leaderboard", "release", "data", "doctor", "bench", "init", "curve"]
+COMMANDS = ["grade", "regrade", "why", "db", "db check", "db backup", "mark", "check", "leaderboard", "release", "data"]
+COMMANDS += ["doctor", "bench", "init", "curve"]
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import getpass
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
@@ -83,6 +83,15 @@ def alone(out: Path) -> Iterator[None]:
         except BlockingIOError:
             raise UsageError(f"another batch is writing to {out}: wait for it, or choose another folder.") from None
         yield
+
+
+def is_busy(out: Path) -> bool:
+    """Whether a batch is writing to the results folder just now."""
+    try:
+        with alone(out) if (out / ".lock").exists() else nullcontext():
+            return False
+    except UsageError:
+        return True
 
 
 def now() -> str:

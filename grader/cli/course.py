@@ -34,7 +34,7 @@ def curve(
     grades = []
     if (out / GRADEBOOK).exists():
         with Gradebook.open(out / GRADEBOOK, create=False) as book:
-            grades = book.latest()
+            grades = book.counting(loaded.rules)
     make_folder(out)
     console.print(curves_table(write_curves(out, bench, grades)))
     say(f"wrote {out / CURVES}")

@@ -100,8 +100,8 @@ def grade(
                 grade_batch(collected, bench, book, run_id, workers=workers, watch=watch, publish=publish)
         finally:
             lines = baselines_of(bench.yardsticks, bench.split.sha256)
-            write_class(out, book.latest(), loaded, lines, marking)
-        grades = {grade.student_id: grade for grade in book.latest()}
+            write_class(out, book.counting(loaded.rules), loaded, lines, marking)
+        grades = {grade.student_id: grade for grade in book.counting(loaded.rules)}
     left = len(marking.open(grades.values()))
     to_mark = f"{left} to be marked by a person; this lists them: {mark_command(out, assignment)}" if left else ""
     done = [grades[s.student_id] for s in collected if s.student_id in grades]
@@ -144,7 +144,7 @@ def _enter_mark(
     out: Path, book: Gradebook, assignment: Assignment, student: str, item_id: str, given: str, comment: str
 ) -> None:
     """Record one mark and write what shows it. Raises UsageError for what cannot be entered."""
-    grades = {grade.student_id: grade for grade in book.latest()}
+    grades = {grade.student_id: grade for grade in book.counting(assignment.rules)}
     if student not in grades:
         raise UsageError(f"there is no student {student!r} in {book.path}: give an id as in {out / 'grades.csv'}.")
     items = {item.id: item for item in assignment.manual}
@@ -242,4 +242,4 @@ def leaderboard(
     """Print the leaderboard of a results folder."""
     loaded = load_assignment(assignment)
     with Gradebook.open(out / GRADEBOOK, create=False) as book:
-        print_boards(out, book.latest(), loaded, names=names)
+        print_boards(out, book.counting(loaded.rules), loaded, names=names)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from grader.benchmark import reading, sandbox_start
+from grader.benchmark import counting, reading, sandbox_start
 from grader.cli.common import AssignmentOption, ProfileOption, app, load, usable_tier
 from grader.cluster import Slot
 from grader.cluster import run as run_runners
@@ -53,6 +53,7 @@ def bench(
     """Measure what the grader costs, each figure beside a floor."""
     loaded, scale = load(assignment, profile)
     tier = usable_tier(False)
+    measured(counting(1_000, 100, runs), "A gradebook of 100,000 grades, 1,000 students (medians)")
     measured([sandbox_start(tier, runs)], "The sandbox (medians)")
     measured(reading(loaded, scale, tier, chars, runs), f"Reading {chars:,} characters (medians)")
 

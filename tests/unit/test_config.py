@@ -154,9 +154,9 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_identity_changes_with_a_check(tmp_path: Path) -> None:
     """A changed check file is another assignment: what was graded by the old one is graded again."""
     folder = folder_with(tmp_path)
-    before = load_assignment(folder).sha256
+    before = load_assignment(folder).checks_sha256
     (folder / "checks" / "test_f.py").write_text("# changed")
-    assert load_assignment(folder).sha256 != before
+    assert load_assignment(folder).checks_sha256 != before
 
 
 def test_the_homework_adds_up_to_100_points_in_every_profile() -> None:

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import HOSTILE, a_grade, a_mark
 
-from grader import gradebook
+from grader.database import migrations
 from grader.errors import InfrastructureError, UsageError
 from grader.gradebook import Gradebook, best_score
 from grader.tables import METADATA
@@ -277,16 +277,29 @@ def test_best_score_is_the_lowest_measured() -> None:
 
 
 def revisions() -> list[str]:
-    script = ScriptDirectory.from_config(gradebook._migrations())
+    script = ScriptDirectory.from_config(migrations())
     return [r.revision for r in script.walk_revisions()][::-1]
 
 
 def migrate(path: Path, revision: str) -> None:
     engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool)
-    config = gradebook._migrations()
+    config = migrations()
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
+
+
+def old_grade(path: Path) -> None:
+    """A grade as the first schemas had it, written without the grader."""
+    raw = sqlite3.connect(path)
+    grade = {"run_id": 1, "submission_id": 1, "status": "graded", "message": "", "score": 1, "max_score": 2, "key": "k"}
+    grade |= dict.fromkeys(("grader_version", "data_sha256", "profile", "sandbox", "graded_at"), "x")
+    grade |= {"wall_time_s": 1.0}
+    raw.execute("INSERT INTO runs VALUES (1, 'c', 'p', 't')")
+    raw.execute("INSERT INTO submissions VALUES (1, 'ada', 'ab', 't')")
+    raw.execute(f"INSERT INTO grades ({', '.join(grade)}) VALUES ({', '.join('?' * len(grade))})", [*grade.values()])
+    raw.commit()
+    raw.close()
 
 
 @pytest.mark.parametrize("revision", revisions())
@@ -303,15 +316,7 @@ def test_each_earlier_schema_is_upgraded(path: Path, revision: str) -> None:
 def test_earlier_grades_were_of_models_trained_in_the_sandbox(path: Path) -> None:
     """A grade of a schema that knew no weights says so after the upgrade; a later one says what it is."""
     migrate(path, "0003")
-    raw = sqlite3.connect(path)
-    grade = {"run_id": 1, "submission_id": 1, "status": "graded", "message": "", "score": 1, "max_score": 2, "key": "k"}
-    grade |= dict.fromkeys(("grader_version", "data_sha256", "profile", "sandbox", "graded_at"), "x")
-    grade |= {"wall_time_s": 1.0}
-    raw.execute("INSERT INTO runs VALUES (1, 'c', 'p', 't')")
-    raw.execute("INSERT INTO submissions VALUES (1, 'ada', 'ab', 't')")
-    raw.execute(f"INSERT INTO grades ({', '.join(grade)}) VALUES ({', '.join('?' * len(grade))})", [*grade.values()])
-    raw.commit()
-    raw.close()
+    old_grade(path)
     with Gradebook.open(path) as book:
         assert [grade.checkpoint for grade in book.latest()] == [False]
         book.add(book.begin_run(command="c", profile="p", started_at="t"), a_grade(checkpoint=True))
@@ -524,3 +529,23 @@ def test_two_writers(path: Path) -> None:
         assert ending(writer) == (0, "")
     with Gradebook.open(path) as book:
         assert book.latest() == [a_grade(f"{name}{number:02d}") for name in "ab" for number in range(40)]
+
+
+# --- what decided a grade ---
+
+
+def test_what_decided_a_grade_comes_back(book: Gradebook, run: int) -> None:
+    """Names and values as they were; a grade without any has none; the history has all in order."""
+    grades = [a_grade(), a_grade(key="k2", key_parts={"engine": "ab", "mxnet": "1.9.1 \udcff"})]
+    for grade in [*grades, a_grade("bob")]:
+        book.add(run, grade)
+    assert book.history("ada") == grades
+    assert book.history("eve") == []
+
+
+def test_earlier_grades_have_no_parts_of_their_key(path: Path) -> None:
+    """A grade of a schema that did not record them is read, and says that nothing is recorded."""
+    migrate(path, "0004")
+    old_grade(path)
+    with Gradebook.open(path) as book:
+        assert [grade.key_parts for grade in book.latest()] == [{}]

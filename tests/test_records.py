@@ -1,0 +1,214 @@
+"""`grader why`, `db` and `regrade`, by the command line: what decided a grade, and what grading again would change."""
+
+from __future__ import annotations
+
+import csv
+import random
+import sqlite3
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from grader import cli
+from grader.config import load_assignment
+from grader.gradebook import Gradebook
+from grader.outputs import GRADEBOOK
+from grader.pipeline import Bench, set_up
+from grader.types import Grade, Status, Submission
+from tests.conftest import notebook_of
+from tests.small import CHECK, folder_with
+from tests.unit.records import a_grade
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def course(tmp_path: Path) -> Path:
+    """An assignment with one check, a text of random letters, and an empty results folder."""
+    for name in ("assignment", "out"):
+        (tmp_path / name).mkdir()
+    folder_with(tmp_path / "assignment", corpus="time-machine", curves=False)
+    (tmp_path / "assignment" / "checks" / "test_f.py").write_text(CHECK)
+    letters = random.Random(0).choices("abcdefghijklmnopqrstuvwxyz ", k=180_000)
+    (tmp_path / "text.txt").write_text("".join(letters))
+    return tmp_path
+
+
+@pytest.fixture
+def run(course: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command line in this process: its exit code and all that it says."""
+
+    def call(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["grader", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out + said.err
+
+    return call
+
+
+def bench_of(course: Path, tier: str) -> Bench:
+    assignment = load_assignment(course / "assignment")
+    return set_up(assignment, assignment.profile("smoke"), tier, str(course / "text.txt"))
+
+
+def graded(course: Path, tier: str, **changes: object) -> Grade:
+    """A grade of ada's, as the assignment is now."""
+    bench = bench_of(course, tier)
+    handed_in = Submission(student_id="ada", path="", sha256="ab" * 32, submitted_at="2026-03-01T10:00:00+00:00")
+    grade = a_grade(key=bench.key(handed_in), key_parts=bench.key_parts(handed_in), sandbox=tier)
+    return replace(grade, **changes)  # type: ignore[arg-type]
+
+
+def record(course: Path, *grades: Grade) -> None:
+    with Gradebook.open(course / "out" / GRADEBOOK) as book:
+        run_id = book.begin_run(command="grade", profile="smoke", started_at="2026-03-01T09:00:00+00:00")
+        for grade in grades:
+            book.add(run_id, grade)
+
+
+def why(course: Path, run: Run, student: str = "ada") -> tuple[int, str]:
+    options = ["-o", str(course / "out"), "--assignment", str(course / "assignment")]
+    return run("why", student, *options, "--corpus-file", str(course / "text.txt"))
+
+
+def test_nothing_changed(course: Path, tier: str, run: Run) -> None:
+    """Exit 0, as `git diff --exit-code`: grading again would take the grade from the gradebook."""
+    record(course, graded(course, tier))
+    code, said = why(course, run)
+    assert code == 0, said
+    assert "Nothing changed" in said
+    assert "differs" not in said
+
+
+def test_what_changed_is_named(course: Path, tier: str, run: Run) -> None:
+    """Another check file and another seed: exit 1, and these two parts are named, by hashes only."""
+    record(course, graded(course, tier))
+    (course / "assignment" / "checks" / "test_f.py").write_text(CHECK + "\n")
+    text = (course / "assignment" / "assignment.yaml").read_text()
+    (course / "assignment" / "assignment.yaml").write_text(text.replace("seed: 7\n", "seed: 987654321\n"))
+    code, said = why(course, run)
+    assert code == 1
+    assert "It would be graded again: checks, draw changed." in said
+    assert "987654321" not in said
+
+
+def test_the_grade_before_is_shown(course: Path, tier: str, run: Run) -> None:
+    """A column of its own says what the grade before was decided by; a fault of ours in between is no grade."""
+    latest = graded(course, tier)
+    before = replace(latest, key="k0", key_parts=latest.key_parts | {"grader": "0.0.9"})
+    record(course, before, replace(latest, status=Status.NEEDS_REGRADE, score=None, key="k"), latest)
+    code, said = why(course, run)
+    assert code == 0, said
+    assert "0.0.9 differs" in said
+
+
+def test_a_grade_of_an_earlier_grader(course: Path, tier: str, run: Run) -> None:
+    """What decided it was not recorded: that is said, and it would be graded again."""
+    record(course, graded(course, tier, key_parts={}))
+    code, said = why(course, run)
+    assert (code, "did not record what decides a grade" in said) == (1, True)
+
+
+def test_a_student_who_is_not_there(course: Path, tier: str, run: Run) -> None:
+    """One sentence, and the exit code of a mistyped command."""
+    record(course, graded(course, tier))
+    code, said = why(course, run, "eve")
+    assert (code, "there is no student 'eve'" in said) == (2, True)
+
+
+# --- grader db ---
+
+
+def test_db_check_and_backup(course: Path, tier: str, run: Run) -> None:
+    """Exit 1 for problems, of which a repair mends what it can; 3 if nothing can be read, 2 if nothing is there."""
+    out = course / "out"
+    record(course, graded(course, tier, score=7.9, max_score=32.0))
+    with closing(sqlite3.connect(out / GRADEBOOK)) as raw:
+        raw.execute("DROP TRIGGER marks_no_delete")
+    code, said = run("db", "check", str(out))
+    assert (code, "The trigger marks_no_delete is missing. --repair: it is made again." in said) == (1, True)
+    assert not (out / ".lock").exists()
+    code, said = run("db", "check", str(out), "--repair")
+    assert "The trigger marks_no_delete was made again." in said
+    assert "grades.csv is missing" in said
+    assert run("db", "backup", str(out), str(course / "copy.sqlite"))[0] == 0
+    with Gradebook.open(course / "copy.sqlite") as book:
+        assert [grade.student_id for grade in book.latest()] == ["ada"]
+    (out / GRADEBOOK).write_bytes((out / GRADEBOOK).read_bytes()[:100] + bytes(range(256)) * 40)
+    assert run("db", "check", str(out))[0] == 3
+    assert run("db", "check", str(course / "nowhere"))[0] == 2
+
+
+# --- grader regrade ---
+
+
+def command(course: Path, run: Run, *arguments: str) -> tuple[int, str]:
+    options = ["--assignment", str(course / "assignment"), "--corpus-file", str(course / "text.txt"), "--jobs", "1"]
+    return run(*arguments, *options)
+
+
+def rows(course: Path, name: str) -> dict[str, dict[str, str]]:
+    with (course / "out" / name).open(newline="") as file:
+        return {row["student_id"]: row for row in csv.DictReader(file)}
+
+
+def test_a_regrade_changes_nothing_until_it_is_published(course: Path, run: Run) -> None:
+    """Who gains, who loses and by which check is said and written; to publish it runs nothing again, and it counts."""
+    for student, source in (("twice", "def f(x): return 2 * x"), ("once", "def f(x): return x")):
+        (course / "submitted" / student).mkdir(parents=True)
+        (course / "submitted" / student / "homework.ipynb").write_bytes(notebook_of(source))
+    out = course / "out"
+    grade = ("grade", str(course / "submitted"), "-o", str(out), "--profile", "smoke")
+    assert command(course, run, *grade)[0] == 0
+    files = [out / name for name in ("grades.csv", "feedback/once.html", "results/once.json", "leaderboard.csv")]
+    before = [file.read_bytes() for file in files]
+    code, said = command(course, run, "regrade", str(out), "--diff")
+    assert (code, "0 gain, 0 lose, 2 keep their points" in said, "graded again" in said) == (0, True, False)
+
+    (course / "assignment" / "checks" / "test_f.py").write_text(CHECK.replace("== 4", "== 2"))
+    code, said = command(course, run, "regrade", str(out), "--diff")
+    assert code == 0, said
+    assert said.count("graded again") == 2
+    assert "f: PASSED -> FAILED (-2)" in said
+    assert "f: FAILED -> PASSED (+2)" in said
+    assert "1 gain, 1 lose, 0 keep their points" in said
+    assert "f: 1 gain, 1 lose, +0 points in all" in said
+    found = rows(course, "regrade.csv")
+    assert [found["twice"][name] for name in ("before", "after", "change", "item")] == ["2.0", "0.0", "-2.0", "f"]
+    assert [file.read_bytes() for file in files] == before
+
+    code, said = command(course, run, "regrade", str(out), "--publish")
+    assert (code, "graded again" in said, "published 2 new grades" in said) == (0, False, True)
+    assert {student: row["score"] for student, row in rows(course, "grades.csv").items()} == {
+        "once": "2.0",
+        "twice": "0.0",
+    }
+    assert "def f(x)" in (out / "feedback" / "once.html").read_text()
+    assert [file.read_bytes() == old for file, old in zip(files[:3], before, strict=False)] == [False] * 3
+    assert "0 gain, 0 lose, 2 keep" in command(course, run, "regrade", str(out))[1]
+    code, said = command(course, run, *grade)
+    assert said.count("already graded") == 2
+    code, said = run("db", "check", str(out))
+    assert code == 0, said
+
+
+def test_a_regrade_without_the_notebook(course: Path, tier: str, run: Run) -> None:
+    """A grade whose notebook is not kept stays as it is, and that is said."""
+    record(course, graded(course, tier, key="k1"))
+    code, said = command(course, run, "regrade", str(course / "out"))
+    assert (code, "ada keeps the grade there is: the notebook abababababab is not kept" in said) == (0, True)
+    assert "0 gain, 0 lose, 0 keep" in said
+
+
+def test_a_regrade_needs_to_know_what_is_meant(course: Path, tier: str, run: Run) -> None:
+    """Both options at once, or no gradebook: one sentence."""
+    record(course, graded(course, tier))
+    code, said = command(course, run, "regrade", str(course / "out"), "--diff", "--publish")
+    assert (code, "choose one of them" in said) == (2, True)
+    assert command(course, run, "regrade", str(course / "nowhere"))[0] == 2
