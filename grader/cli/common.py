@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import getpass
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from grader.config import load_assignment
-from grader.errors import SandboxUnavailable, UsageError
-from grader.sandbox.selftest import require
+from grader.errors import RuntimeUnavailable, SandboxUnavailable, UsageError
+from grader.sandbox.runtime import require as require_runtime
+from grader.sandbox.selftest import require, require_gpu
 from grader.sandbox.tiers import pick_tier
 from grader.terminal import say
 from grader.types import Assignment, Profile
@@ -30,6 +33,10 @@ CorpusOption = Annotated[
 UnsandboxedOption = Annotated[
     bool,
     typer.Option("--allow-unsandboxed", help="Run without a sandbox where there is none; every report says so."),
+]
+AllowCpuOption = Annotated[
+    bool,
+    typer.Option("--allow-cpu", help="Run on the CPU what the profile wants a GPU for; every report says so."),
 ]
 
 
@@ -55,6 +62,28 @@ def usable_tier(allow_unsandboxed: bool) -> str:
         say("WARNING: no sandbox. Student code runs with your rights; every report says so.", style="bold red")
         return "none"
     return tier
+
+
+def usable_device(profile: Profile, tier: str, allow_cpu: bool) -> str:
+    """What notebooks of a profile run on here, tried in the sandbox. Raises RuntimeUnavailable."""
+    named = profile.runtime.python
+    try:
+        if named:
+            require_runtime(named)
+        if profile.device == "gpu":
+            say("Trying the GPU in the sandbox, once no other notebook has it.")
+            require_gpu(tier, named or sys.executable, profile.runtime.slots_per_gpu)
+    except RuntimeUnavailable as error:
+        if profile.device == "cpu":
+            raise
+        wanted = f"profile {profile.name!r} is for a GPU, and there is none to use here: {error}"
+        if not allow_cpu:
+            raise RuntimeUnavailable(
+                f"{wanted.rstrip('.')}. Grade on a machine that has one, or run it on the CPU with --allow-cpu."
+            ) from None
+        say(f"WARNING: {escape(wanted)} Notebooks run on the CPU; every report says so.", style="bold red")
+        return "cpu"
+    return profile.device
 
 
 def make_folder(out: Path) -> None:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from grader.benchmark import reading, sandbox_start
 from grader.cli.common import AssignmentOption, ProfileOption, app, load, usable_tier
-from grader.errors import UsageError
+from grader.config import load_assignment
+from grader.errors import RuntimeUnavailable, UsageError
 from grader.pipeline import set_up
-from grader.sandbox.selftest import prove
+from grader.sandbox.devices import find_gpus
+from grader.sandbox.runtime import missing, runtime_identity
+from grader.sandbox.selftest import prove, require_gpu
 from grader.sandbox.tiers import candidates, why_not
 from grader.selftest import read_matrix, small
-from grader.terminal import diagnosis, false_alarms, measured, wrong_verdicts
+from grader.terminal import diagnosis, false_alarms, gpus, measured, say, wrong_verdicts
+from grader.types import Runtime
 
 
 @app.command()
@@ -56,9 +62,37 @@ def bench(
 
 
 @app.command()
-def doctor() -> None:
-    """Say whether this machine can grade: the sandbox's promises, each one tried; exit 3 if one is not kept."""
+def doctor(
+    assignment: Annotated[
+        Path | None, typer.Option("--assignment", help="Look at the interpreters that it names, too.")
+    ] = None,
+) -> None:
+    """Say whether this machine can grade: the sandbox's promises, each one tried; exit 3 if one is not kept.
+
+    A GPU is not needed: it is said what there is, and what MXNet can use.
+    """
+    profiles = load_assignment(assignment).profiles if assignment else ()
     reasons = {tier: why_not(tier) for tier in candidates()}
     usable = [tier for tier, reason in reasons.items() if not reason]
     kept = prove(usable[0]) if usable else {}
-    raise typer.Exit(0 if diagnosis(reasons, kept) else 3)
+    can_grade = diagnosis(reasons, kept)
+    try:
+        gpus(find_gpus())
+    except RuntimeUnavailable as error:
+        say(f"GPU: {escape(str(error))}", style="yellow")
+    for python in dict.fromkeys(profile.runtime.python or sys.executable for profile in profiles):
+        reason = missing(python)
+        say(escape(reason or f"{python}: {runtime_identity(python)}"), style="yellow" if reason else None)
+    for profile in profiles:
+        if usable and profile.device == "gpu":
+            say(escape(f"profile {profile.name!r}: {_gpu_verdict(usable[0], profile.runtime)}"))
+    raise typer.Exit(0 if can_grade else 3)
+
+
+def _gpu_verdict(tier: str, runtime: Runtime) -> str:
+    """Whether a notebook can compute on a GPU here, tried in the sandbox."""
+    try:
+        require_gpu(tier, runtime.python or sys.executable, runtime.slots_per_gpu)
+    except RuntimeUnavailable as error:
+        return f"no GPU to use here: {error}"
+    return "computes on the GPU, in the sandbox"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import secrets
@@ -11,10 +12,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from grader.errors import SandboxUnavailable
+from grader.errors import RuntimeUnavailable, SandboxUnavailable
 from grader.sandbox import tiers
 from grader.sandbox.bridge import Session, Student, StudentError
 from grader.sandbox.launch import SHARED_FOLDERS
+from grader.sandbox.lease import PROBE, Lease, leased
 from grader.types import Limits
 
 PROMISES = {
@@ -52,6 +54,7 @@ LIMITS = Limits(  # of a notebook of ours
     processes=64,
     open_files=256,
 )
+GPU_LIMITS = dataclasses.replace(LIMITS, memory_bytes=8 << 30, processes=256)  # of which CUDA takes the most
 _CANARY = """
 import ctypes, glob, os, platform, socket, subprocess
 
@@ -160,6 +163,27 @@ def prove(tier: str) -> dict[str, bool]:
         raise SandboxUnavailable("the sandbox's self-test did not report what it found")
     kept["own_folders_only"] = not left
     return {name: kept.get(name) is True for name in PROMISES}
+
+
+def gpu_trouble(tier: str, lease: Lease, python: str) -> str:
+    """What goes wrong when a notebook of ours computes on a leased GPU, in this sandbox; empty if nothing does."""
+    cell = one_cell(PROBE)
+    with Session(
+        notebook=cell, files={}, environment={}, limits=GPU_LIMITS, tier=tier, python=python, lease=lease
+    ) as session:
+        execution = session.execute()
+        try:
+            works = Student(session, "").get("works")
+        except StudentError as error:
+            return execution.message or str(error)
+    return "" if works is True else "it computes something wrong"
+
+
+def require_gpu(tier: str, python: str, slots_per_gpu: int) -> None:
+    """Refuse a machine whose GPU a notebook cannot use, sandbox included. Raises RuntimeUnavailable."""
+    with leased(python, slots_per_gpu=slots_per_gpu) as lease:
+        if trouble := gpu_trouble(tier, lease, python):
+            raise RuntimeUnavailable(f"in the sandbox, GPU {lease.index} failed a trial: {trouble}")
 
 
 def promised(tier: str) -> list[str]:
