@@ -35,8 +35,8 @@ WEAKER_PROMISE = (
 )
 # Of a grade with `cpu_instead`, on every report.
 CPU_INSTEAD = (
-    "This homework's scale is meant for a GPU, and notebooks were run on the CPU, by the instructor's choice: with the "
-    "same limits on time, models could learn less."
+    "This scale of the homework is meant for a GPU, and notebooks were run on the CPU, by choice of the instructor: "
+    "within the same limits on time, models could learn less."
 )
 _UNKNOWN = "What came back is not right, and it is none of the mistakes that this check knows by name."
 # What can be said of an outcome without a word from the notebook's process.

@@ -267,7 +267,7 @@ def _session(notebook: bytes, params: Mapping[str, bytes], bench: Bench) -> Iter
     with leased(bench.python, slots_per_gpu=bench.profile.runtime.slots_per_gpu) as lease:
         with _start(notebook, params, bench, lease) as session:
             yield session
-        if session.device_trouble:
+        if session.asks_for_trial:
             require_working(lease, bench.python)
         else:
             require_present(lease)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import getpass
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -16,8 +15,7 @@ from rich.markup import escape
 
 from grader.config import load_assignment
 from grader.errors import RuntimeUnavailable, SandboxUnavailable, UsageError
-from grader.sandbox.runtime import require as require_runtime
-from grader.sandbox.selftest import require, require_gpu
+from grader.sandbox.selftest import require, require_device
 from grader.sandbox.tiers import pick_tier
 from grader.terminal import say
 from grader.types import Assignment, Profile
@@ -66,13 +64,8 @@ def usable_tier(allow_unsandboxed: bool) -> str:
 
 def usable_device(profile: Profile, tier: str, allow_cpu: bool) -> str:
     """What notebooks of a profile run on here, tried in the sandbox. Raises RuntimeUnavailable."""
-    named = profile.runtime.python
     try:
-        if named:
-            require_runtime(named)
-        if profile.device == "gpu":
-            say("Trying the GPU in the sandbox, once no other notebook has it.")
-            require_gpu(tier, named or sys.executable, profile.runtime.slots_per_gpu)
+        require_device(tier, profile)
     except RuntimeUnavailable as error:
         if profile.device == "cpu":
             raise

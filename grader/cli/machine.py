@@ -13,15 +13,15 @@ from rich.markup import escape
 from grader.benchmark import reading, sandbox_start
 from grader.cli.common import AssignmentOption, ProfileOption, app, load, usable_tier
 from grader.config import load_assignment
-from grader.errors import RuntimeUnavailable, UsageError
+from grader.errors import RuntimeUnavailable, SandboxUnavailable, UsageError
 from grader.pipeline import set_up
 from grader.sandbox.devices import find_gpus
 from grader.sandbox.runtime import missing, runtime_identity
-from grader.sandbox.selftest import prove, require_gpu
+from grader.sandbox.selftest import prove, require_device
 from grader.sandbox.tiers import candidates, why_not
 from grader.selftest import read_matrix, small
 from grader.terminal import diagnosis, false_alarms, gpus, measured, say, wrong_verdicts
-from grader.types import Runtime
+from grader.types import Profile
 
 
 @app.command()
@@ -84,15 +84,15 @@ def doctor(
         reason = missing(python)
         say(escape(reason or f"{python}: {runtime_identity(python)}"), style="yellow" if reason else None)
     for profile in profiles:
-        if usable and profile.device == "gpu":
-            say(escape(f"profile {profile.name!r}: {_gpu_verdict(usable[0], profile.runtime)}"))
+        if usable:
+            say(escape(f"profile {profile.name!r}: {_verdict(usable[0], profile)}"))
     raise typer.Exit(0 if can_grade else 3)
 
 
-def _gpu_verdict(tier: str, runtime: Runtime) -> str:
-    """Whether a notebook can compute on a GPU here, tried in the sandbox."""
+def _verdict(tier: str, profile: Profile) -> str:
+    """Whether notebooks of a profile can compute as it wants here, tried in the sandbox."""
     try:
-        require_gpu(tier, runtime.python or sys.executable, runtime.slots_per_gpu)
-    except RuntimeUnavailable as error:
-        return f"no GPU to use here: {error}"
-    return "computes on the GPU, in the sandbox"
+        require_device(tier, profile)
+    except (RuntimeUnavailable, SandboxUnavailable) as error:
+        return f"cannot be graded here: {error}"
+    return f"can be graded here, on the {profile.device.upper()}"

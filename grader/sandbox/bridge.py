@@ -66,7 +66,7 @@ class _Device:
 class Session:
     """One notebook in one sandbox, from its start until `close`."""
 
-    device_trouble = False  # the run failed, or code raised MXNet's own error: is the GPU still there?
+    _failed = False  # the run, or a call with MXNet's own error
 
     def __init__(
         self,
@@ -125,6 +125,11 @@ class Session:
         """Why nothing more can be asked, or None."""
         return self._over
 
+    @property
+    def asks_for_trial(self) -> bool:
+        """Whether something happened that a broken GPU could explain; a trial of ours then says whether it does."""
+        return self._failed or self._over is not None
+
     def _watch(self) -> None:
         """Kill the sandbox when it is out of time or of memory; closing the sockets wakes every reader."""
         while not self._closed.wait(WATCH_INTERVAL_S):
@@ -152,12 +157,11 @@ class Session:
             raise SandboxUnavailable("the Python inside the sandbox is not the one outside: check its shared library")
         try:
             execution = self._follow_cells(started)
-            self.device_trouble = execution.outcome is not Outcome.PASSED
+            self._failed = execution.outcome is not Outcome.PASSED
             return execution
         except (EOFError, TimeoutError, wire.WireError) as error:
             outcome = self._cause(error)
             self._over = SessionOver(outcome, _SENTENCES[outcome])
-            self.device_trouble = True
             return _execution(outcome, _SENTENCES[outcome], started)
 
     def _follow_cells(self, started: float) -> Execution:
@@ -225,7 +229,6 @@ class Session:
         except (EOFError, OSError, wire.WireError) as error:
             cause = self._cause(error)
             self._over = SessionOver(cause, _SENTENCES[cause])
-            self.device_trouble = True
             raise self._over from error
 
     def _answered(self, answer: dict[str, Any], body: bytes) -> Any:
@@ -243,7 +246,7 @@ class Session:
             raise StudentError(Outcome.MEMORY_EXCEEDED, "The code ran out of memory.")
         if wire.is_gpu_memory(kind, text):
             raise StudentError(Outcome.GPU_MEMORY_EXCEEDED, "The code ran out of GPU memory.")
-        self.device_trouble = self.device_trouble or kind == "MXNetError"
+        self._failed = self._failed or kind == "MXNetError"
         raise StudentError(Outcome.RAISED, f"The code raised {wire.gist(kind, text)}", kind)
 
     def _call_back(

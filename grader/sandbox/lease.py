@@ -5,7 +5,6 @@ A lease is a lock on a file (flock(2)), which the kernel gives back when the pro
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import re
@@ -29,13 +28,15 @@ LDCONFIG_WALL_S = 20.0
 PROBE_WALL_S = 120.0
 _DRIVER_LIBRARY = re.compile(r"^\s*(libcuda|libnvidia-\S+|libcudadebugger)\.so\S* \([^)]*64[^)]*\) => (\S+)$")
 PROBE = """
-import mxnet
-x = mxnet.nd.ones((64, 64), ctx=mxnet.gpu())
+import os, mxnet
+ctx = mxnet.gpu() if "CUDA_VISIBLE_DEVICES" in os.environ else mxnet.cpu()
+x = mxnet.nd.ones((64, 64), ctx=ctx)
 total = float(mxnet.nd.dot(x, x).sum().asscalar())
 layer = mxnet.gluon.rnn.LSTM(8)
-layer.initialize(ctx=mxnet.gpu())
+layer.initialize(ctx=ctx)
 works = total == 64.0 ** 3 and layer(x.reshape((8, 8, 64))).asnumpy().shape == (8, 8, 8)
 """
+_lost: dict[str, str] = {}  # by uuid, what went wrong with GPUs that this process takes no more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,10 @@ class Lease:
 @contextmanager
 def leased(python: str, *, slots_per_gpu: int = 1) -> Iterator[Lease]:
     """Hold one slot of one GPU; waits until one is free. Raises RuntimeUnavailable if there is no GPU to wait for."""
-    gpus = usable_gpus()
+    usable = usable_gpus()
+    gpus = [gpu for gpu in usable if gpu.uuid not in _lost]
+    if not gpus:
+        raise RuntimeUnavailable(_lost[usable[0].uuid])
     folder = cache_folder() / "gpu"  # closed: whoever can open a lock can hold it
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     slots = [(gpu, folder / f"{gpu.uuid}.{slot}") for slot in range(slots_per_gpu) for gpu in gpus]
@@ -118,26 +122,26 @@ def require_present(lease: Lease) -> None:
     try:
         present = any(gpu.uuid == lease.uuid for gpu in find_gpus())
     except RuntimeUnavailable as error:
-        raise RuntimeUnavailable(f"GPU {lease.index} was lost while a notebook ran: {error}") from None
+        raise _loss(lease, f"was lost while a notebook ran: {error}") from None
     if not present:
-        raise RuntimeUnavailable(
-            f"GPU {lease.index} ({lease.uuid}) was lost while a notebook ran: the driver no longer lists it. "
-            "Look for `Xid` in the kernel's log."
-        )
+        raise _loss(lease, "was lost while a notebook ran: the driver no longer lists it. Look for `Xid` in dmesg.")
 
 
 def require_working(lease: Lease, python: str) -> None:
     """Raises RuntimeUnavailable if code of ours, outside any sandbox, no longer runs on the GPU."""
     require_present(lease)
     environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), **lease.environment}
-    with contextlib.suppress(OSError):
-        answer = ask(
-            [python, "-I", "-B", "-c", f"{PROBE}raise SystemExit(not works)"],
-            wall_s=PROBE_WALL_S,
-            environment=environment,
-        )
-        if answer.code == 0:
-            return
+    command = [python, "-I", "-B", "-c", f"{PROBE}raise SystemExit(not works)"]
+    try:
+        answer = ask(command, wall_s=PROBE_WALL_S, environment=environment)
+    except OSError as error:
+        raise RuntimeUnavailable(f"{python} can no longer be started: {error.strerror}.") from None
+    if answer.code != 0:
         said = "no answer" if answer.code is None else answer.last_words
-        raise RuntimeUnavailable(f"GPU {lease.index} no longer works, by a trial of the grader's own: {said}")
-    raise RuntimeUnavailable(f"the interpreter {python} cannot be started any more.")
+        raise _loss(lease, f"no longer works, by a trial of the grader's own: {said}")
+
+
+def _loss(lease: Lease, what: str) -> RuntimeUnavailable:
+    """The error of a GPU that is lost; the next lease of this process is of another."""
+    _lost[lease.uuid] = f"GPU {lease.index} ({lease.uuid}) {what}"
+    return RuntimeUnavailable(_lost[lease.uuid])

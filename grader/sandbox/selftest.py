@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ from grader.sandbox import tiers
 from grader.sandbox.bridge import Session, Student, StudentError
 from grader.sandbox.launch import SHARED_FOLDERS
 from grader.sandbox.lease import PROBE, Lease, leased
-from grader.types import Limits
+from grader.sandbox.runtime import require as require_runtime
+from grader.types import Limits, Profile
 
 PROMISES = {
     "imports_mxnet": "MXNet can be imported inside",
@@ -165,11 +167,11 @@ def prove(tier: str) -> dict[str, bool]:
     return {name: kept.get(name) is True for name in PROMISES}
 
 
-def gpu_trouble(tier: str, lease: Lease, python: str) -> str:
-    """What goes wrong when a notebook of ours computes on a leased GPU, in this sandbox; empty if nothing does."""
-    cell = one_cell(PROBE)
+def trouble(tier: str, python: str, lease: Lease | None) -> str:
+    """What goes wrong when a notebook of ours computes by an interpreter in this sandbox; empty if nothing does."""
+    cell, limits = one_cell(PROBE), GPU_LIMITS if lease else LIMITS
     with Session(
-        notebook=cell, files={}, environment={}, limits=GPU_LIMITS, tier=tier, python=python, lease=lease
+        notebook=cell, files={}, environment={}, limits=limits, tier=tier, python=python, lease=lease
     ) as session:
         execution = session.execute()
         try:
@@ -179,11 +181,20 @@ def gpu_trouble(tier: str, lease: Lease, python: str) -> str:
     return "" if works is True else "it computes something wrong"
 
 
-def require_gpu(tier: str, python: str, slots_per_gpu: int) -> None:
-    """Refuse a machine whose GPU a notebook cannot use, sandbox included. Raises RuntimeUnavailable."""
-    with leased(python, slots_per_gpu=slots_per_gpu) as lease:
-        if trouble := gpu_trouble(tier, lease, python):
-            raise RuntimeUnavailable(f"in the sandbox, GPU {lease.index} failed a trial: {trouble}")
+def require_device(tier: str, profile: Profile) -> None:
+    """Refuse a machine on which notebooks of a profile cannot compute as it wants, in the sandbox.
+
+    Raises RuntimeUnavailable, SandboxUnavailable.
+    """
+    python = profile.runtime.python or sys.executable
+    if python != sys.executable:
+        require_runtime(python)
+    if profile.device == "gpu":
+        with leased(python, slots_per_gpu=profile.runtime.slots_per_gpu) as lease:
+            if said := trouble(tier, python, lease):
+                raise RuntimeUnavailable(f"GPU {lease.index} failed a trial in the sandbox: {said}")
+    elif python != sys.executable and (said := trouble(tier, python, None)):
+        raise RuntimeUnavailable(f"{python} failed a trial in the sandbox: {said}")
 
 
 def promised(tier: str) -> list[str]:

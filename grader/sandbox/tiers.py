@@ -197,7 +197,8 @@ def _interpreter_folders(python: str) -> list[str]:
         prefixes = [sys.prefix, sys.base_prefix]
     else:
         about = interpreter(python)
-        prefixes = [*about.prefixes, *about.packages]
+        elsewhere = [path for path in about.packages if not any(map(Path(path).is_relative_to, about.prefixes))]
+        prefixes = [*about.prefixes, *elsewhere]
     folders = {str(Path(prefix)) for prefix in prefixes} | {str(Path(prefix).resolve()) for prefix in prefixes}
     return sorted(folder for folder in folders if not folder.startswith("/usr/") and folder != "/usr")
 
