@@ -86,7 +86,7 @@ class Session:
         """
         self.limits = limits
         self.device = "gpu" if lease else "cpu"
-        self._python_version = version_of(python)
+        self._python = python
         self._check_deadline = math.inf
         self._killed_for: Outcome | None = None
         self._over: SessionOver | None = None
@@ -153,7 +153,7 @@ class Session:
             raise SandboxUnavailable(
                 f"the sandbox did not come up: {self._sealed.complaint()}. `grader doctor` says what is missing."
             ) from error
-        if event[0].get("python") != self._python_version:
+        if event[0].get("python") != version_of(self._python):
             raise SandboxUnavailable("the Python inside the sandbox is not the one outside: check its shared library")
         try:
             execution = self._follow_cells(started)
