@@ -26,7 +26,7 @@ from grader.sandbox.bridge import Session, Student, StudentError
 from grader.sandbox.devices import find_gpus
 from grader.sandbox.lease import leased
 from grader.sandbox.selftest import PROMISES, trouble
-from grader.sandbox.tiers import NO_USERNS, ROOT, USER
+from grader.sandbox.tiers import UID, candidates, why_not
 from grader.sandbox.wire import is_gpu_memory
 from grader.terminal import console, gpus
 from grader.types import Outcome, Status
@@ -49,10 +49,12 @@ def other_python(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder / "bin" / "python")
 
 
+@pytest.mark.parametrize("tier", [tier for tier in candidates() if tier != UID and not why_not(tier)])
 def test_a_notebook_sees_the_gpu_that_was_leased_and_no_other(gpu_machine: FakeMachine, tier: str) -> None:
-    """Its device node can be opened, the other's does not exist; without a lease there is none at all."""
-    if tier not in (USER, ROOT, NO_USERNS):
-        pytest.skip("without a mount namespace every node that all users may open is there")
+    """In every sandbox with folders of its own: there is no node of the other, and none at all without a lease.
+
+    Without a mount namespace every node that all users may open is there.
+    """
     opened = "ok = [open(f'/dev/{name}', 'rb').read(1) for name in seen]"
     with (
         leased(sys.executable) as lease,
@@ -114,14 +116,13 @@ def test_a_lack_of_gpu_memory_is_told_by_type_and_message(kind: str, text: str, 
 
 
 def test_gpu_memory_has_an_outcome_of_its_own(start: Any) -> None:
-    """In a cell and in a call, each with its sentence; what is only printed says nothing."""
+    """In a cell and in a call, each with its sentence; what is only printed says nothing, and a dead kernel says more."""
     fails = f"from mxnet.base import MXNetError\ndef f(): raise MXNetError({CUDA_OUT_OF_MEMORY!r})"
-    execution = start(f"print({CUDA_OUT_OF_MEMORY!r})").execute()
-    assert execution.outcome is Outcome.PASSED
-    session = start(fails, "f()")
+    assert start(fails, "f()", "import os; os.kill(os.getpid(), 9)").execute().outcome is Outcome.KERNEL_DIED
+    session = start(fails, f"print({CUDA_OUT_OF_MEMORY!r})", "f()")
     execution = session.execute()
     assert execution.outcome is Outcome.GPU_MEMORY_EXCEEDED
-    assert execution.message == "Code cell 2 ran out of GPU memory."
+    assert execution.message == "Code cell 3 ran out of GPU memory."
     with pytest.raises(StudentError, match=r"^The code ran out of GPU memory\.$") as caught:
         Student(session, "").f()
     assert caught.value.outcome is Outcome.GPU_MEMORY_EXCEEDED

@@ -58,7 +58,10 @@ def leased(python: str, *, slots_per_gpu: int = 1) -> Iterator[Lease]:
     if not gpus:
         raise RuntimeUnavailable(_lost[usable[0].uuid])
     folder = cache_folder() / "gpu"  # closed: whoever can open a lock can hold it
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise RuntimeUnavailable(f"{folder}, for the locks of GPUs, cannot be made: {error.strerror}.") from None
     slots = [(gpu, folder / f"{gpu.uuid}.{slot}") for slot in range(slots_per_gpu) for gpu in gpus]
     while True:
         for gpu, path in slots:

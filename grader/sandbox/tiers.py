@@ -134,8 +134,7 @@ def _around(
     drop_all = [*drop, "--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all"]
     if tier == UID:
         return [*drop_all, "env", *program]  # setpriv itself still has the rights to find any program
-    bound = ["/usr", *(inner for _, inner in binds)]
-    hidden = [folder for folder in map(os.path.realpath, private) if any(_below(folder, top) for top in bound)]
+    hidden = _hidden(private, [("/usr", "/usr"), *binds])
     if tier == USER:
         return [*_bubblewrap(_OWN_USER, binds, filter_fd, hidden, nodes), *program]
     if tier == NO_USERNS:
@@ -203,8 +202,15 @@ def _interpreter_folders(python: str) -> list[str]:
     return sorted(folder for folder in folders if not folder.startswith("/usr/") and folder != "/usr")
 
 
-def _below(path: str, folder: str) -> bool:
-    return Path(path).is_dir() and Path(path).is_relative_to(folder)
+def _hidden(private: Sequence[str], binds: Sequence[tuple[str, str]]) -> list[str]:
+    """Where private folders would be seen inside: below every name under which a folder that holds them is bound."""
+    found = []
+    for folder in map(Path, map(os.path.realpath, private)):
+        for outer, inner in binds:
+            top = os.path.realpath(outer)
+            if folder.is_dir() and folder.is_relative_to(top):
+                found.append(str(Path(inner) / folder.relative_to(top)))
+    return found
 
 
 def require_closed(tier: str, private: Sequence[str]) -> None:
