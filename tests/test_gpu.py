@@ -116,7 +116,7 @@ def test_a_lack_of_gpu_memory_is_told_by_type_and_message(kind: str, text: str, 
 
 
 def test_gpu_memory_has_an_outcome_of_its_own(start: Any) -> None:
-    """In a cell and in a call, each with its sentence; what is only printed says nothing, and a dead kernel says more."""
+    """In a cell and in a call, each with its sentence; what is only printed says nothing; a dead kernel says more."""
     fails = f"from mxnet.base import MXNetError\ndef f(): raise MXNetError({CUDA_OUT_OF_MEMORY!r})"
     assert start(fails, "f()", "import os; os.kill(os.getpid(), 9)").execute().outcome is Outcome.KERNEL_DIED
     session = start(fails, f"print({CUDA_OUT_OF_MEMORY!r})", "f()")
