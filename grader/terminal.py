@@ -218,9 +218,7 @@ def gpus(found: Sequence[Gpu]) -> None:
     if all(can_run(gpu) for gpu in found):
         say("no GPU that MXNet can use: grading runs on the CPU")
         return
-    say(
-        "A GPU profile needs an environment of its own, whose interpreter is `runtime` in assignment.yaml (docs/gpu.md):"
-    )
+    say("A GPU profile needs an environment of its own, named by `runtime` in assignment.yaml (docs/gpu.md):")
     say(f"  pip install {BUILD}==1.9.1 numpy==1.23.5 nbclient==0.11.0 ipykernel==7.4.0 {' '.join(LIBRARIES)}")
     say("The grader sets LD_LIBRARY_PATH for notebooks; to try it by hand, in that environment:")
     say("  export LD_LIBRARY_PATH=$(echo ENVIRONMENT/lib/python3*/site-packages/nvidia/*/lib | tr ' ' ':')")
