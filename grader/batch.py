@@ -57,7 +57,7 @@ def hire(bench: Bench, *, jobs: int, scheduler: str = "") -> Workers:
     Raises UsageError if no scheduler answers at this address.
     """
     if scheduler:
-        return Cluster(scheduler, bench)
+        return Cluster(scheduler, bench, bench.device)
     return LocalWorkers(jobs, bench) if jobs else InProcess(bench)
 
 

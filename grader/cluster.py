@@ -196,7 +196,7 @@ def _pass_on(inner: Future[Any], outer: Future[Any]) -> None:
 
 
 def pack(bench: Bench) -> bytes:
-    """All that grading needs besides a submission, without what only the coordinator needs: the names and the secret."""
+    """All that grading needs besides a submission; neither the names of the class nor the course's secret."""
     folder = Path(bench.assignment.folder)
     files = {str(path.relative_to(folder)): path.read_bytes() for path in check_files(folder)}
     alone = dataclasses.replace(bench.assignment, folder="", roster={}, seed=0)

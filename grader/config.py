@@ -15,7 +15,7 @@ import yaml
 from grader.course import SECRET, read_roster, read_secret
 from grader.errors import AssignmentError
 from grader.rules import read_rules
-from grader.types import Assignment, Check, Curve, Limits, ManualItem, Profile
+from grader.types import Assignment, Check, Curve, Limits, ManualItem, Profile, Runtime
 
 LARGEST = 1e6  # of points, and of nats/char
 
@@ -41,8 +41,8 @@ def load_assignment(folder: Path) -> Assignment:
     shared = _mistakes(path, "`mistakes`", raw.pop("mistakes", {}))
     rules = read_rules(path, raw, str(raw.get("duedate", "")))
     checks = tuple(_check(path, entry, shared) for entry in _entries(path, raw, "checks"))
-    profiles = tuple(_profile(path, entry, raw.get("limits", {})) for entry in _entries(path, raw, "profiles"))
-    raw.pop("limits", None)
+    limits, runtime = raw.pop("limits", {}), raw.pop("runtime", {})
+    profiles = tuple(_profile(path, entry, limits, runtime) for entry in _entries(path, raw, "profiles"))
     manual = tuple(_manual(path, entry) for entry in (_entries(path, raw, "manual") if "manual" in raw else []))
     try:
         source = stubs.read_text(encoding="utf-8")
@@ -109,7 +109,7 @@ def _mistakes(path: Path, where: str, raw: Any) -> dict[str, str]:
     return raw
 
 
-def _profile(path: Path, entry: dict[str, Any], limits: dict[str, Any]) -> Profile:
+def _profile(path: Path, entry: dict[str, Any], limits: Any, runtime: Any) -> Profile:
     where = f"{path}: profile {entry.get('name')!r}"
     curves = tuple(_curve(where, curve) for curve in _entries(where, {"curves": [], **entry}, "curves", least=0))
     own = entry.get("limits", {})
@@ -117,11 +117,28 @@ def _profile(path: Path, entry: dict[str, Any], limits: dict[str, Any]) -> Profi
         raise AssignmentError(f"{where}: `limits` should be a mapping.")
     merged = {**limits, **own}
     values = {"works": 0, **entry, "curves": curves, "limits": _build(Limits, merged, f"{where}: limits")}
+    values["runtime"] = _runtime(where, runtime, entry.get("runtime", {}))
     _refuse_repeats(path, "curve", [curve.model for curve in curves])
     profile: Profile = _build(Profile, values, where)
     if profile.lanes < 1:
         raise AssignmentError(f"{where}: `lanes` is {profile.lanes}; expected 1 or more.")
+    if profile.device not in ("cpu", "gpu"):
+        raise AssignmentError(f"{where}: `device` is {profile.device!r}; expected cpu or gpu.")
     return profile
+
+
+def _runtime(where: str, shared: Any, own: Any) -> Runtime:
+    """What runs the notebooks: what stands beside the profiles, and in one of them. Whether it works is asked later."""
+    if not isinstance(shared, dict) or not isinstance(own, dict):
+        raise AssignmentError(f"{where}: `runtime` should be a mapping, {{python: PATH_OF_INTERPRETER}} for example.")
+    runtime: Runtime = _build(Runtime, {**shared, **own}, f"{where}: runtime")
+    if runtime.python and not Path(runtime.python).is_absolute():
+        raise AssignmentError(
+            f"{where}: `python` of `runtime` is {runtime.python!r}; expected the whole path of an interpreter."
+        )
+    if runtime.slots_per_gpu < 1:
+        raise AssignmentError(f"{where}: `slots_per_gpu` is {runtime.slots_per_gpu}; expected 1 or more.")
+    return runtime
 
 
 def _curve(where: str, entry: dict[str, Any]) -> Curve:

@@ -12,7 +12,6 @@ from rich.table import Table
 
 from grader import plot
 from grader.baselines import Blocks
-from grader.disclose import WEAKER_PROMISE
 from grader.perplexity import credit
 from grader.render import decimals, page, points
 from grader.types import Curve, Grade
@@ -68,9 +67,8 @@ def panels(curves: Sequence[Curve], yardsticks: Mapping[str, Blocks], grades: It
     ]
 
 
-def curves_html(drawn: Sequence[Panel], title: str, profile: str, *, checkpoint: bool = False) -> str:
-    """One page that needs nothing else; `checkpoint` if weights could be handed in."""
-    weaker = WEAKER_PROMISE if checkpoint else ""
+def curves_html(drawn: Sequence[Panel], title: str, profile: str, weaker: Sequence[str] = ()) -> str:
+    """One page that needs nothing else; `weaker` is what all reports on these grades say of them."""
     return page("curves.html", title=title, profile=profile, panels=drawn, height=HEIGHT, weaker=weaker)
 
 

@@ -9,8 +9,9 @@ could have put it there. Flags are questions for staff, and stay.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from grader.types import Check, CheckResult, Grade, Outcome, PerplexityScore
 
@@ -21,6 +22,7 @@ WORDS = {
     Outcome.MISSING: "not found",
     Outcome.TIMED_OUT: "timed out",
     Outcome.MEMORY_EXCEEDED: "out of memory",
+    Outcome.GPU_MEMORY_EXCEEDED: "out of GPU memory",
     Outcome.OUTPUT_EXCEEDED: "too much output",
     Outcome.KERNEL_DIED: "kernel died",
     Outcome.PROTOCOL_VIOLATION: "refused",
@@ -31,12 +33,18 @@ WEAKER_PROMISE = (
     "Weights could be handed in with the notebook: nothing shows that those scored here were not trained on the "
     "held-out text."
 )
+# Of a grade with `cpu_instead`, on every report.
+CPU_INSTEAD = (
+    "This scale of the homework is meant for a GPU, and notebooks were run on the CPU, by choice of the instructor: "
+    "within the same limits on time, models could learn less."
+)
 _UNKNOWN = "What came back is not right, and it is none of the mistakes that this check knows by name."
 # What can be said of an outcome without a word from the notebook's process.
 _SENTENCES = {
     Outcome.MISSING: "The name is not defined when the notebook has run, or the part is still the stub.",
     Outcome.TIMED_OUT: "The code was still running when the check's time was up: look for a loop that does not end.",
     Outcome.MEMORY_EXCEEDED: "The code ran out of memory.",
+    Outcome.GPU_MEMORY_EXCEEDED: "The code ran out of GPU memory: try smaller batches, or fewer steps at once.",
     Outcome.KERNEL_DIED: "The notebook's process ended while this check ran.",
     Outcome.PROTOCOL_VIOLATION: "What came back from the notebook's process could not be read.",
 }
@@ -49,10 +57,28 @@ _UNMEASURED = {
     Outcome.MISSING: "The notebook defines no such model.",
     Outcome.TIMED_OUT: "Time ran out before the model was scored.",
     Outcome.MEMORY_EXCEEDED: "Memory ran out before the model was scored.",
+    Outcome.GPU_MEMORY_EXCEEDED: "GPU memory ran out before the model was scored.",
     Outcome.OUTPUT_EXCEEDED: "The notebook wrote too much output before the model was scored.",
     Outcome.KERNEL_DIED: "The notebook's process ended before the model was scored.",
     Outcome.PROTOCOL_VIOLATION: "What the notebook's process sent was not a model's scores.",
 }
+
+
+class _Recorded(Protocol):
+    """A grade, or a row that is made of one."""
+
+    @property
+    def checkpoint(self) -> bool: ...
+
+    @property
+    def cpu_instead(self) -> bool: ...
+
+
+def provisos(records: Iterable[_Recorded]) -> list[str]:
+    """What every report says of the way in which some of its grades came about."""
+    known = list(records)
+    said = [WEAKER_PROMISE] if any(record.checkpoint for record in known) else []
+    return said + ([CPU_INSTEAD] if any(record.cpu_instead for record in known) else [])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

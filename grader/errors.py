@@ -8,6 +8,7 @@ GraderError
 └── InfrastructureError        ours: retried, then `needs_regrade`, never a zero        (exit 3)
     ├── CorpusUnavailable      a text that cannot be fetched, read or verified
     ├── SandboxUnavailable     no sandbox, hence no grading
+    ├── RuntimeUnavailable     no interpreter or no GPU that can run the notebooks, or a GPU that was lost
     └── WorkerLost             a worker process that ended before its record came back
 """
 
@@ -48,6 +49,10 @@ class CorpusUnavailable(InfrastructureError):
 
 class SandboxUnavailable(InfrastructureError):
     """No sandbox could be started on this machine."""
+
+
+class RuntimeUnavailable(InfrastructureError):
+    """The interpreter or the GPU that a profile asks for cannot be used on this machine, or not any more."""
 
 
 class WorkerLost(InfrastructureError):

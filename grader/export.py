@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from grader.disclose import WEAKER_PROMISE, Item, check_items, unmeasured
+from grader.disclose import Item, check_items, provisos, unmeasured
 from grader.errors import InfrastructureError
 from grader.gradebook import best_score
 from grader.marks import UNMARKED, MarkedItem, Marking, Standing
@@ -70,8 +70,8 @@ def gradescope_results(
     output = [one_line(grade.message)] if grade.message else ["All cells ran."]
     if grade.sandbox == "none":
         output.append("Warning: this was graded without a sandbox, by the instructor's choice.")
-    output += [WEAKER_PROMISE] * grade.checkpoint
     output += [standing.late] if standing.late else []
+    output += provisos([grade])
     output += _waiting(standing)
     best = best_score(grade)
     value = perplexity(best.nats_per_char) if best else None
@@ -255,8 +255,8 @@ def _comments(standing: Standing) -> str:
             if not item.waiting:
                 of = f"{points_text(item.points)} of {points_text(item.max_points)} points"
                 said.append(f"{item.title}: {of}. {item.comment}")
-        said += [WEAKER_PROMISE] * standing.grade.checkpoint
         said += [standing.late]
+        said += provisos([standing.grade])
         said += _waiting(standing)
     return " ".join(filter(None, (one_line(text, 2000) for text in said)))
 

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from grader import plot
 from grader.cells import cells
-from grader.disclose import WEAKER_PROMISE, Item, check_items, unmeasured
+from grader.disclose import Item, check_items, provisos, unmeasured
 from grader.gradebook import best_score
 from grader.marks import UNMARKED, Marking
 from grader.render import known, page, perplexity
@@ -101,7 +101,7 @@ def feedback_html(
         title=assignment_title,
         duedate=duedate,
         status=STATUS_WORDS[grade.status],
-        weaker=WEAKER_PROMISE if grade.checkpoint else "",
+        weaker=provisos([grade]),
         our_fault=grade.status is Status.NEEDS_REGRADE,
         unknown=unknown,
         share=0.0 if standing.max_score <= 0 else _share(standing.counts or 0.0, standing.max_score),

@@ -11,9 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +33,22 @@ PARTS = {
     "corpus": "the text that is drawn from",
     "draw": "train, test and held-out text, as drawn from it",
     "sandbox": "the sandbox",
-    "python": "the student kernel's Python",
-    "mxnet": "the student kernel's MXNet",
+    "device": "what the notebook computes on",
+    "runtime": "Python and MXNet of the student's kernel",
     "grader": "the grader's version",
     "engine": "the grader's code that decides a grade",
 }
 
 
 def key_parts(
-    submission: Submission, *, assignment: Assignment, profile: Profile, split: Split, tier: str
+    submission: Submission,
+    *,
+    assignment: Assignment,
+    profile: Profile,
+    split: Split,
+    tier: str,
+    device: str,
+    runtime: str,
 ) -> dict[str, str]:
     """Everything that decides the grade of a submission, by the names of PARTS."""
     return {
@@ -55,8 +60,8 @@ def key_parts(
         "corpus": split.corpus_sha256,
         "draw": split.sha256,
         "sandbox": tier,
-        "python": platform.python_version(),  # the kernel runs on the interpreter that runs this
-        "mxnet": _version_of("mxnet"),
+        "device": device,
+        "runtime": runtime,
         "grader": __version__,
         "engine": _engine_sha256(),
     }
@@ -89,16 +94,10 @@ def _profile_sha256(profile: Profile) -> str:
     Where a baseline lies is computed: its last bits may be others on another processor, and change no grade.
     """
     values = dataclasses.asdict(profile)
+    del values["runtime"]  # a path, which differs between machines; what it leads to is a part of its own
     for curve in values["curves"]:
         curve["credit"] = [[f"{nats:.6f}", points] for nats, points in curve["credit"]]
     return _sha256(values)
-
-
-def _version_of(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"
 
 
 @functools.cache

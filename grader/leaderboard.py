@@ -26,7 +26,7 @@ from rich.table import Table
 
 from grader import plot
 from grader.baselines import BEST_NGRAM
-from grader.disclose import WEAKER_PROMISE
+from grader.disclose import provisos
 from grader.gradebook import best_score
 from grader.perplexity import Array, bootstrap_interval
 from grader.render import decimals, known, no_formula, one_line, page, perplexity
@@ -79,6 +79,7 @@ class Row:
     scores: tuple[tuple[str, float], ...] = ()  # (model, nats/char) of every measured model
     sandboxed: bool = True
     checkpoint: bool = False  # weights could be handed in
+    cpu_instead: bool = False  # meant for a GPU, run on the CPU
     data_sha256: str = field(default="", repr=False)  # of the draw of texts
     block_nats: tuple[float, ...] = field(default=(), repr=False)
     has_badge: bool = False  # resolved better than the best n-gram: a network of 256 units loses to it for long
@@ -189,8 +190,8 @@ def leaderboard_table(rows: Sequence[Row], title: str = "Held-out perplexity") -
         caption += f"\n★ beats the {BEST_NGRAM}."
     if not all(row.sandboxed for row in rows):
         caption += "\n[bold red]Graded without a sandbox.[/]"
-    if any(row.checkpoint for row in rows):
-        caption += f"\n[bold red]{WEAKER_PROMISE}[/]"
+    for sentence in provisos(rows):
+        caption += f"\n[bold red]{sentence}[/]"
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("rank", justify="right", no_wrap=True)
     table.add_column("student" if staff else "pseudonym", overflow="ellipsis")
@@ -235,7 +236,7 @@ def leaderboard_html(
         entries=len(entries),
         staff=any(row.flags is not None for row in rows),
         unsandboxed=not all(row.sandboxed for row in rows),
-        weaker=WEAKER_PROMISE if any(row.checkpoint for row in rows) else "",
+        weaker=provisos(rows),
         axis=plot.axis(best),
         strip_axis=plot.axis([nats for row in entries for _, nats in row.scores]),
         baselines=baselines,
@@ -258,6 +259,7 @@ def _row(grade: Grade, name: str, *, flags: bool, open_class: bool) -> Row:
         status=grade.status.value,
         sandboxed=grade.sandbox != "none",
         checkpoint=grade.checkpoint,
+        cpu_instead=grade.cpu_instead,
         submitted_at=grade.submitted_at,
         scores=tuple((model, nats) for model, nats in measured if nats is not None),
         flags=len(grade.flags) if flags else None,

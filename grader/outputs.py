@@ -15,6 +15,7 @@ from typing import Any
 
 from grader.corpus import write_whole
 from grader.curves import Panel, curves_html, panels
+from grader.disclose import provisos
 from grader.errors import InfrastructureError, SubmissionError, UsageError
 from grader.export import gradescope_results, write_canvas_csv, write_grades_csv, write_moodle_csv, write_results
 from grader.feedback import feedback_html
@@ -175,8 +176,8 @@ def write_curves(out: Path, bench: Bench, grades: Sequence[Grade]) -> list[Panel
     """The credit curves of a profile, with the scores of those who were measured on the same texts, as a page."""
     alike = [grade for grade in grades if grade.data_sha256 == bench.split.sha256]
     drawn = panels(bench.profile.curves, bench.yardsticks, alike)
-    checkpoint = any(grade.checkpoint for grade in alike)
-    write_text(out / CURVES, curves_html(drawn, bench.assignment.title, bench.profile.name, checkpoint=checkpoint))
+    text = curves_html(drawn, bench.assignment.title, bench.profile.name, provisos(alike))
+    write_text(out / CURVES, text)
     return drawn
 
 

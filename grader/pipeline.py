@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ from grader.integrity import (
 from grader.notebook import parse_submission, to_json
 from grader.perplexity import score_models, without_model
 from grader.sandbox.bridge import Session, Student, StudentError
+from grader.sandbox.lease import Lease, leased, require_present, require_working
+from grader.sandbox.runtime import runtime_identity
 from grader.split import split_corpus
 from grader.types import (
     Assignment,
@@ -60,6 +63,7 @@ _STATUS = {
     Outcome.OUTPUT_EXCEEDED: Status.RUNTIME_ERROR,
     Outcome.TIMED_OUT: Status.TIMED_OUT,
     Outcome.MEMORY_EXCEEDED: Status.MEMORY_EXCEEDED,
+    Outcome.GPU_MEMORY_EXCEEDED: Status.MEMORY_EXCEEDED,
     Outcome.KERNEL_DIED: Status.KERNEL_DIED,
     Outcome.PROTOCOL_VIOLATION: Status.PROTOCOL_VIOLATION,
 }
@@ -79,16 +83,33 @@ class Bench:
     yardsticks: Mapping[str, Blocks]
     tier: str
     private: tuple[str, ...]  # folders that no notebook may see, wherever they lie
+    device: str = "cpu"  # what notebooks run on; the profile may ask for another
 
     def key_parts(self, submission: Submission) -> dict[str, str]:
         """Everything that decides the grade of a submission, by the names of `identity.PARTS`."""
         return identity.key_parts(
-            submission, assignment=self.assignment, profile=self.profile, split=self.split, tier=self.tier
+            submission,
+            assignment=self.assignment,
+            profile=self.profile,
+            split=self.split,
+            tier=self.tier,
+            device=self.device,
+            runtime=runtime_identity(self.python),
         )
 
     def key(self, submission: Submission) -> str:
         """Hash of everything that decides the grade of a submission."""
         return identity.key_of(self.key_parts(submission))
+
+    @property
+    def cpu_instead(self) -> bool:
+        """Whether the profile asks for a GPU, and notebooks run on the CPU."""
+        return self.profile.device == "gpu" and self.device == "cpu"
+
+    @property
+    def python(self) -> str:
+        """The interpreter of the notebooks; on the CPU instead of a GPU the grader's own, which needs no CUDA."""
+        return sys.executable if self.cpu_instead else self.profile.runtime.python or sys.executable
 
     @property
     def lane_chars(self) -> tuple[int, int]:
@@ -113,6 +134,7 @@ def set_up(
     tier: str,
     corpus_source: str | None = None,
     private: Sequence[Path] = (),
+    device: str = "cpu",
 ) -> Bench:
     """Load the corpus and draw its split. Raises CorpusUnavailable, AssignmentError."""
     corpus = load_corpus(assignment.corpus, source=corpus_source)
@@ -133,7 +155,15 @@ def set_up(
     yardsticks = baselines(split, profile.lanes) if profile.curves else {}
     profile = dataclasses.replace(profile, curves=tuple(_placed(curve, yardsticks) for curve in profile.curves))
     closed = tuple(str(folder.resolve()) for folder in (Path(assignment.folder), cache_folder(), *private))
-    return Bench(assignment=assignment, profile=profile, split=split, yardsticks=yardsticks, tier=tier, private=closed)
+    return Bench(
+        assignment=assignment,
+        profile=profile,
+        split=split,
+        yardsticks=yardsticks,
+        tier=tier,
+        private=closed,
+        device=device,
+    )
 
 
 def _placed(curve: Curve, yardsticks: Mapping[str, Blocks]) -> Curve:
@@ -215,7 +245,27 @@ def ran(submission: Submission, bench: Bench) -> Iterator[Student]:
         yield Student(session, bench.assignment.stubs_source)
 
 
-def _session(notebook: bytes, params: Mapping[str, bytes], bench: Bench) -> Session:
+@contextmanager
+def _session(notebook: bytes, params: Mapping[str, bytes], bench: Bench) -> Iterator[Session]:
+    """A session on a notebook, with a GPU of its own if the bench has one: it waits until one is free.
+
+    Raises:
+        InfrastructureError: among others, the GPU was lost meanwhile, by a trial of ours: no notebook can be blamed.
+    """
+    if bench.device != "gpu":
+        with _start(notebook, params, bench, None) as session:
+            yield session
+        return
+    with leased(bench.python, slots_per_gpu=bench.profile.runtime.slots_per_gpu) as lease:
+        with _start(notebook, params, bench, lease) as session:
+            yield session
+        if session.asks_for_trial:
+            require_working(lease, bench.python)
+        else:
+            require_present(lease)
+
+
+def _start(notebook: bytes, params: Mapping[str, bytes], bench: Bench, lease: Lease | None) -> Session:
     profile, split = bench.profile, bench.split
     texts = {"data/train.txt": split.train.encode(), "data/test.txt": split.test.encode()}
     return Session(
@@ -233,7 +283,9 @@ def _session(notebook: bytes, params: Mapping[str, bytes], bench: Bench) -> Sess
         },
         limits=profile.limits,
         tier=bench.tier,
+        python=bench.python,
         private=bench.private,
+        lease=lease,
     )
 
 
@@ -365,6 +417,7 @@ def _grade(
         graded_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         notebook_json=_shown(work.execution.notebook_json),
         checkpoint=bench.assignment.score == "checkpoint",
+        cpu_instead=bench.cpu_instead,
     )
 
 

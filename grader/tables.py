@@ -92,6 +92,7 @@ GRADES = _table(
     *_text("key", "grader_version", "data_sha256", "profile", "sandbox"),
     sa.Column("seed", sa.BigInteger),
     sa.Column("checkpoint", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("cpu_instead", sa.Boolean, nullable=False, server_default=sa.false()),
     *_number("wall_time_s"),
     *_text("graded_at"),
     sa.Column("key_parts", _Names),

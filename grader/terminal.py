@@ -28,6 +28,7 @@ from grader.outputs import GRADEBOOK, board_rows, work_of
 from grader.pipeline import Bench
 from grader.progress import Progress, Standing, as_json, standing_of
 from grader.render import one_line, points
+from grader.sandbox.devices import BUILD, LIBRARIES, Gpu, can_run
 from grader.sandbox.selftest import PROMISES, promised
 from grader.sandbox.tiers import WHAT
 from grader.selftest import Alarms, Trial, run_matrix, run_seeds
@@ -254,6 +255,27 @@ def diagnosis(reasons: Mapping[str, str], kept: Mapping[str, bool]) -> bool:
         table.add_row(PROMISES[name], "[green]yes[/]" if holds else no)
     console.print(table)
     return all(kept[name] for name in promised(in_use))
+
+
+def gpu_table(found: Sequence[Gpu]) -> None:
+    """Print the GPUs of this machine, whether MXNet can use them, and what to install if so."""
+    if not found:
+        say("no GPU: grading runs on the CPU")
+        return
+    table = Table("GPU", "name", "memory", "capability", "driver", "MXNet 1.9.1", title="GPUs")
+    for gpu in found:
+        memory = "" if gpu.memory_bytes is None else f"{gpu.memory_bytes / (1 << 30):.0f} GiB"
+        reason = can_run(gpu)
+        verdict = f"[yellow]{escape(reason)}[/]" if reason else "[green]can use it[/], as far as this tells"
+        table.add_row(str(gpu.index), escape(one_line(gpu.name)), memory, gpu.compute, escape(gpu.driver), verdict)
+    console.print(table)
+    if all(can_run(gpu) for gpu in found):
+        say("no GPU that MXNet can use: grading runs on the CPU")
+        return
+    say("A GPU profile needs an environment of its own, named by `runtime` in assignment.yaml (docs/gpu.md):")
+    say(f"  pip install {BUILD}==1.9.1 numpy==1.23.5 nbclient==0.11.0 ipykernel==7.4.0 {' '.join(LIBRARIES)}")
+    say("The grader sets LD_LIBRARY_PATH for notebooks; to try it by hand, in that environment:")
+    say("  export LD_LIBRARY_PATH=$(echo ENVIRONMENT/lib/python3*/site-packages/nvidia/*/lib | tr ' ' ':')")
 
 
 def measured(figures: Sequence[Figure], title: str) -> None:

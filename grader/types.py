@@ -16,6 +16,7 @@ class Outcome(str, Enum):
     MISSING = "MISSING"  # the name asked for does not exist, or is still the stub
     TIMED_OUT = "TIMED_OUT"
     MEMORY_EXCEEDED = "MEMORY_EXCEEDED"
+    GPU_MEMORY_EXCEEDED = "GPU_MEMORY_EXCEEDED"
     OUTPUT_EXCEEDED = "OUTPUT_EXCEEDED"
     KERNEL_DIED = "KERNEL_DIED"
     PROTOCOL_VIOLATION = "PROTOCOL_VIOLATION"
@@ -91,6 +92,14 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """What runs the notebooks of a profile."""
+
+    python: str = ""  # path of an interpreter with MXNet, nbclient and ipykernel; empty: the grader's own
+    slots_per_gpu: int = 1  # notebooks that may share a GPU; with more than one they share its memory, too
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """One scale at which the homework runs and is graded."""
 
@@ -103,6 +112,8 @@ class Profile:
     works: int  # of the corpus, set aside whole for test text, and as many for held-out text
     limits: Limits
     curves: tuple[Curve, ...]  # none in a student's copy: nothing is held out there
+    device: str = "cpu"  # or `gpu`
+    runtime: Runtime = Runtime()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,6 +278,7 @@ class Grade:
     late_days: int = 0  # begun days between due and handed in, where the rules of the course count them
     late_penalty: float = 0.0  # the share of the score that they cost; both are filled in by `Gradebook.counting`
     key_parts: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)  # by name; none: not recorded
+    cpu_instead: bool = False  # the profile asks for a GPU, and this ran on the CPU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from grader.config import load_assignment
-from grader.errors import SandboxUnavailable, UsageError
-from grader.sandbox.selftest import require
+from grader.errors import RuntimeUnavailable, SandboxUnavailable, UsageError
+from grader.sandbox.selftest import require, require_device
 from grader.sandbox.tiers import pick_tier
 from grader.terminal import say
 from grader.types import Assignment, Profile
@@ -31,6 +32,10 @@ SchedulerOption = Annotated[str, typer.Option("--scheduler", help="Address of a 
 UnsandboxedOption = Annotated[
     bool,
     typer.Option("--allow-unsandboxed", help="Run without a sandbox where there is none; every report says so."),
+]
+AllowCpuOption = Annotated[
+    bool,
+    typer.Option("--allow-cpu", help="Run on the CPU what the profile wants a GPU for; every report says so."),
 ]
 
 
@@ -56,6 +61,23 @@ def usable_tier(allow_unsandboxed: bool) -> str:
         say("WARNING: no sandbox. Student code runs with your rights; every report says so.", style="bold red")
         return "none"
     return tier
+
+
+def usable_device(profile: Profile, tier: str, allow_cpu: bool) -> str:
+    """What notebooks of a profile run on here, tried in the sandbox. Raises RuntimeUnavailable."""
+    try:
+        require_device(tier, profile)
+    except RuntimeUnavailable as error:
+        if profile.device == "cpu":
+            raise
+        wanted = f"profile {profile.name!r} is for a GPU, and there is none to use here: {error}"
+        if not allow_cpu:
+            raise RuntimeUnavailable(
+                f"{wanted.rstrip('.')}. Grade on a machine that has one, or run it on the CPU with --allow-cpu."
+            ) from None
+        say(f"WARNING: {escape(wanted)} Notebooks run on the CPU; every report says so.", style="bold red")
+        return "cpu"
+    return profile.device
 
 
 def make_folder(out: Path) -> None:

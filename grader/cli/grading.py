@@ -15,6 +15,7 @@ from rich.markup import escape
 from grader.batch import grade_batch, hire, ungraded
 from grader.checks import run_checks
 from grader.cli.common import (
+    AllowCpuOption,
     AssignmentOption,
     CorpusOption,
     ProfileOption,
@@ -26,6 +27,7 @@ from grader.cli.common import (
     login_name,
     make_folder,
     now,
+    usable_device,
     usable_tier,
 )
 from grader.config import load_assignment
@@ -73,13 +75,16 @@ def grade(
     json_lines: Annotated[bool, typer.Option("--json", help="Each event as a line of JSON, for machines.")] = False,
     corpus_file: CorpusOption = None,
     allow_unsandboxed: UnsandboxedOption = False,
+    allow_cpu: AllowCpuOption = False,
 ) -> None:
     """Grade a batch of submissions; exit 1 if some could not be graded by a fault of ours."""
     loaded, scale = load(assignment, profile)
     collected = collect(submissions, out / "submissions", exclude=out, weights_of=loaded.weights_of(scale))
     tier = sandbox if scheduler and sandbox else usable_tier(allow_unsandboxed)
     private = (out, submissions if submissions.is_dir() else submissions.parent)
-    bench = set_up(loaded, scale, tier, str(corpus_file) if corpus_file else None, private)
+    on_runners = "cpu" if allow_cpu else scale.device
+    device = on_runners if scheduler else usable_device(scale, tier, allow_cpu)
+    bench = set_up(loaded, scale, tier, str(corpus_file) if corpus_file else None, private, device)
     make_folder(out)
     if not loaded.has_secret:
         log.warning("The seed in %s/assignment.yaml is no secret: `grader init COURSE` makes one.", assignment)
@@ -190,7 +195,9 @@ def replay(
     if not kept.exists() or graded.seed is None:
         raise UsageError(f"{out} does not hold what {student} handed in, or not the seed: grade it once more.")
     _, scale = load(assignment, graded.profile)
-    bench = set_up(loaded, scale, usable_tier(False), str(corpus_file) if corpus_file else None, (out,))
+    tier = usable_tier(False)
+    device = usable_device(scale, tier, graded.cpu_instead)
+    bench = set_up(loaded, scale, tier, str(corpus_file) if corpus_file else None, (out,), device)
     submission = Submission(
         student_id=student,
         path=str(kept),

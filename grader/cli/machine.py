@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from grader.benchmark import counting, reading, sandbox_start
 from grader.cli.common import AssignmentOption, ProfileOption, app, load, usable_tier
 from grader.cluster import Slot
 from grader.cluster import run as run_runners
-from grader.errors import UsageError
+from grader.config import load_assignment
+from grader.errors import RuntimeUnavailable, SandboxUnavailable, UsageError
 from grader.pipeline import set_up
-from grader.sandbox.selftest import prove
+from grader.sandbox.devices import can_run, find_gpus
+from grader.sandbox.runtime import missing, runtime_identity
+from grader.sandbox.selftest import prove, require_device
 from grader.sandbox.tiers import candidates, why_not
 from grader.selftest import read_matrix, small
-from grader.terminal import diagnosis, false_alarms, measured, say, wrong_verdicts
+from grader.terminal import diagnosis, false_alarms, gpu_table, measured, say, wrong_verdicts
+from grader.types import Profile
 
 
 @app.command()
@@ -59,20 +65,58 @@ def bench(
 
 
 @app.command()
-def doctor() -> None:
-    """Say whether this machine can grade: the sandbox's promises, each one tried; exit 3 if one is not kept."""
+def doctor(
+    assignment: Annotated[
+        Path | None, typer.Option("--assignment", help="Look at the interpreters that it names, too.")
+    ] = None,
+) -> None:
+    """Say whether this machine can grade: the sandbox's promises, each one tried; exit 3 if one is not kept.
+
+    A GPU is not needed: it is said what there is, and what MXNet can use.
+    """
+    profiles = load_assignment(assignment).profiles if assignment else ()
     reasons = {tier: why_not(tier) for tier in candidates()}
     usable = [tier for tier, reason in reasons.items() if not reason]
     kept = prove(usable[0]) if usable else {}
-    raise typer.Exit(0 if diagnosis(reasons, kept) else 3)
+    can_grade = diagnosis(reasons, kept)
+    try:
+        gpu_table(find_gpus())
+    except RuntimeUnavailable as error:
+        say(f"GPU: {escape(str(error))}", style="yellow")
+    for python in dict.fromkeys(profile.runtime.python or sys.executable for profile in profiles):
+        reason = missing(python)
+        say(escape(reason or f"{python}: {runtime_identity(python)}"), style="yellow" if reason else None)
+    for profile in profiles:
+        if usable:
+            say(escape(f"profile {profile.name!r}: {_verdict(usable[0], profile)}"))
+    raise typer.Exit(0 if can_grade else 3)
+
+
+def _verdict(tier: str, profile: Profile) -> str:
+    """Whether notebooks of a profile can compute as it wants here, tried in the sandbox."""
+    try:
+        require_device(tier, profile)
+    except (RuntimeUnavailable, SandboxUnavailable) as error:
+        return f"cannot be graded here: {error}"
+    return f"can be graded here, on the {profile.device.upper()}"
 
 
 @app.command()
 def worker(
     scheduler: Annotated[str, typer.Option("--scheduler", help="Address of a Dask scheduler: tcp://HOST:8786.")],
     slots: Annotated[int, typer.Option(min=0, help="Submissions at a time, on CPUs.")] = os.cpu_count() or 1,
+    gpus: Annotated[str, typer.Option(help="auto: each GPU that MXNet can use; none.")] = "none",
+    slots_per_gpu: Annotated[int, typer.Option("--slots-per-gpu", min=1, help="Submissions at a time, on each.")] = 1,
 ) -> None:
     """Start a runner: it grades what `grader grade --scheduler` hands out, until it is stopped."""
+    if gpus not in ("auto", "none"):
+        raise UsageError(f"--gpus is {gpus!r}; expected auto or none (CUDA_VISIBLE_DEVICES chooses among them).")
     tier = usable_tier(False)
-    say(f"{slots} submissions at a time, in the sandbox {tier}")
-    run_runners(scheduler, [Slot(resource="CPU", environment={})] * slots)
+    usable = [gpu for gpu in find_gpus() if not can_run(gpu)] if gpus == "auto" else []
+    offered = [Slot(resource="CPU", environment={})] * slots
+    for gpu in usable:
+        offered += [Slot(resource="GPU", environment={"CUDA_VISIBLE_DEVICES": gpu.uuid})] * slots_per_gpu
+    if not offered:
+        raise UsageError("this runner would have nothing to offer: no slots on CPUs, and no GPU that MXNet can use.")
+    say(f"{slots} submissions at a time on CPUs and {len(offered) - slots} on GPUs, in the sandbox {tier}")
+    run_runners(scheduler, offered)

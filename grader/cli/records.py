@@ -16,6 +16,7 @@ from rich.table import Table
 from grader import regrade as again
 from grader import upkeep
 from grader.cli.common import (
+    AllowCpuOption,
     AssignmentOption,
     CorpusOption,
     UnsandboxedOption,
@@ -24,6 +25,7 @@ from grader.cli.common import (
     is_busy,
     load,
     now,
+    usable_device,
     usable_tier,
 )
 from grader.config import load_assignment
@@ -65,7 +67,8 @@ def why(
         tier = pick_tier()
     except SandboxUnavailable:
         tier = NONE
-    bench = set_up(loaded, scale, tier, str(corpus_file) if corpus_file else None)
+    device = "cpu" if latest.cpu_instead else scale.device
+    bench = set_up(loaded, scale, tier, str(corpus_file) if corpus_file else None, device=device)
     parts = bench.key_parts(_submission(out, latest))
     _parts_table(latest, before[0] if before else None, parts)
     if latest.status is Status.NEEDS_REGRADE:
@@ -120,6 +123,7 @@ def regrade(
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Worker processes.")] = os.cpu_count() or 1,
     corpus_file: CorpusOption = None,
     allow_unsandboxed: UnsandboxedOption = False,
+    allow_cpu: AllowCpuOption = False,
 ) -> None:
     """Grade what counts again, by the assignment as it is now, and say who gains, who loses, and why; in the shadow.
 
@@ -134,7 +138,8 @@ def regrade(
         usual = Counter(grade.profile for grade in counting).most_common(1)[0][0]
         loaded, scale = load(assignment, profile or usual)
         tier = usable_tier(allow_unsandboxed)
-        bench = set_up(loaded, scale, tier, str(corpus_file) if corpus_file else None, (out,))
+        device = usable_device(scale, tier, allow_cpu)
+        bench = set_up(loaded, scale, tier, str(corpus_file) if corpus_file else None, (out,), device)
 
         def report(grade: Grade) -> None:
             say(f"graded again: {escape(grade.student_id):<28} {points(grade.score):>6}/{points(grade.max_score)}")

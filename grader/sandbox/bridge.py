@@ -18,7 +18,9 @@ from typing import Any
 from grader.errors import InfrastructureError, SandboxUnavailable, SubmissionError
 from grader.sandbox import wire
 from grader.sandbox.launch import Sealed
+from grader.sandbox.lease import Lease
 from grader.sandbox.limits import oom_kills, rlimits, uses_more_than
+from grader.sandbox.runtime import version_of
 from grader.types import Execution, Limits, Outcome
 
 START_WALL_S = 60.0  # for the interpreter and the kernel to come up; a fault of ours beyond that
@@ -64,6 +66,8 @@ class _Device:
 class Session:
     """One notebook in one sandbox, from its start until `close`."""
 
+    _failed = False  # the run, or a call with MXNet's own error
+
     def __init__(
         self,
         *,
@@ -74,11 +78,15 @@ class Session:
         tier: str,
         python: str = sys.executable,
         private: Sequence[str] = (),
-        device: str = "cpu",
+        lease: Lease | None = None,
     ) -> None:
-        """Start the sandbox on a notebook (bytes of valid nbformat 4 JSON). Raises SandboxUnavailable."""
+        """Start the sandbox on a notebook (bytes of valid nbformat 4 JSON), with a GPU if there is a lease.
+
+        Raises SandboxUnavailable, RuntimeUnavailable.
+        """
         self.limits = limits
-        self.device = device
+        self.device = "gpu" if lease else "cpu"
+        self._python = python
         self._check_deadline = math.inf
         self._killed_for: Outcome | None = None
         self._over: SessionOver | None = None
@@ -86,13 +94,14 @@ class Session:
         self._oom_kills = oom_kills()
         job = {
             "files": [[name, len(data)] for name, data in files.items()],
-            "environment": {**environment, "GRADER_DEVICE": device},
-            "rlimits": rlimits(limits),
+            "environment": {**environment, **(lease.environment if lease else {}), "GRADER_DEVICE": self.device},
+            "rlimits": rlimits(limits, gpu=lease is not None),
             "notebook_cpu_s": limits.notebook_cpu_s,
             "notebook_wall_s": limits.notebook_wall_s,
             "output_bytes": limits.output_bytes,
         }
-        self._sealed = Sealed(tier, wire.pack(job, b"".join(files.values()) + notebook), python=python, private=private)
+        frame = wire.pack(job, b"".join(files.values()) + notebook)
+        self._sealed = Sealed(tier, frame, python=python, private=private, lease=lease)
         self._hard_deadline = time.monotonic() + limits.total_wall_s
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
@@ -115,6 +124,11 @@ class Session:
     def over(self) -> SessionOver | None:
         """Why nothing more can be asked, or None."""
         return self._over
+
+    @property
+    def asks_for_trial(self) -> bool:
+        """Whether something happened that a broken GPU could explain; a trial of ours then says whether it does."""
+        return self._failed or self._over is not None
 
     def _watch(self) -> None:
         """Kill the sandbox when it is out of time or of memory; closing the sockets wakes every reader."""
@@ -139,10 +153,12 @@ class Session:
             raise SandboxUnavailable(
                 f"the sandbox did not come up: {self._sealed.complaint()}. `grader doctor` says what is missing."
             ) from error
-        if event[0].get("python") != sys.version:
+        if event[0].get("python") != version_of(self._python):
             raise SandboxUnavailable("the Python inside the sandbox is not the one outside: check its shared library")
         try:
-            return self._follow_cells(started)
+            execution = self._follow_cells(started)
+            self._failed = execution.outcome is not Outcome.PASSED
+            return execution
         except (EOFError, TimeoutError, wire.WireError) as error:
             outcome = self._cause(error)
             self._over = SessionOver(outcome, _SENTENCES[outcome])
@@ -228,6 +244,9 @@ class Session:
             raise StudentError(Outcome.MISSING, "This part is still the stub: it raises NotImplementedError.")
         if kind == "MemoryError":
             raise StudentError(Outcome.MEMORY_EXCEEDED, "The code ran out of memory.")
+        if wire.is_gpu_memory(kind, text):
+            raise StudentError(Outcome.GPU_MEMORY_EXCEEDED, "The code ran out of GPU memory.")
+        self._failed = self._failed or kind == "MXNetError"
         raise StudentError(Outcome.RAISED, f"The code raised {wire.gist(kind, text)}", kind)
 
     def _call_back(
@@ -379,7 +398,15 @@ _SENTENCES = {
 }
 
 
-_RUN_OUTCOMES = ("PASSED", "RAISED", "TIMED_OUT", "MEMORY_EXCEEDED", "OUTPUT_EXCEEDED", "KERNEL_DIED")
+_RUN_OUTCOMES = (
+    "PASSED",
+    "RAISED",
+    "TIMED_OUT",
+    "MEMORY_EXCEEDED",
+    "OUTPUT_EXCEEDED",
+    "KERNEL_DIED",
+    "GPU_MEMORY_EXCEEDED",
+)
 
 
 def _execution(outcome: Outcome, message: str, started: float, notebook: bytes = b"") -> Execution:

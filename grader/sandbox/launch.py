@@ -19,6 +19,7 @@ import psutil
 
 from grader.errors import SandboxUnavailable
 from grader.sandbox import tiers
+from grader.sandbox.lease import Lease
 from grader.sandbox.limits import anonymous_file, seccomp_filter
 
 KILL_GRACE_S = 5.0
@@ -30,7 +31,15 @@ SHARED_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock")  #
 class Sealed:
     """A started process tree, and the two sockets that lead into it."""
 
-    def __init__(self, tier: str, job: bytes, *, python: str = sys.executable, private: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        tier: str,
+        job: bytes,
+        *,
+        python: str = sys.executable,
+        private: Sequence[str] = (),
+        lease: Lease | None = None,
+    ) -> None:
         """Start `runner.py` on `job`; what lies in the folders `private` cannot be read inside.
 
         Raises SandboxUnavailable if the command cannot be started, or if this tier cannot close a private folder.
@@ -43,7 +52,7 @@ class Sealed:
         inside = (control_inside.fileno(), bridge_inside.fileno())
         self._uid, self._folder = tiers.slot_uid() if tier == tiers.UID else None, ""
         try:
-            command = tiers.command(tier, python, inside, filter_fd, private)
+            command = tiers.command(tier, python, inside, filter_fd, private, lease)
             self._folder = self._own_folder() if tier in (tiers.UID, tiers.NONE) else ""
             self.process = _LAUNCHER.submit(
                 subprocess.Popen,

@@ -70,15 +70,22 @@ _AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
 _AF_NETLINK = 16
 _CLONE_NEWUSER = 0x10000000
 
+# Private writable memory of a CUDA context and its libraries: generous, since what is resident is limited from outside.
+CUDA_DATA_BYTES = 8 << 30
+
 _LOAD, _JUMP_EQ, _JUMP_GE, _JUMP_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _NUMBER_AT, _ARCH_AT, _ARGUMENT_AT = 0, 4, 16  # offsets in struct seccomp_data
 
 
-def rlimits(limits: Limits) -> dict[str, int]:
-    """Resource limits, by their name after `RLIMIT_`, in bytes, counts or seconds of CPU time."""
+def rlimits(limits: Limits, *, gpu: bool = False) -> dict[str, int]:
+    """Resource limits, by their name after `RLIMIT_`, in bytes, counts or seconds of CPU time.
+
+    There is none on address space, of which CUDA reserves more than the machine has memory. RLIMIT_DATA does not count
+    what is reserved and not writable, nor what is shared with a device; what CUDA itself writes to is allowed for.
+    """
     return {
-        "DATA": limits.memory_bytes,
+        "DATA": limits.memory_bytes + (CUDA_DATA_BYTES if gpu else 0),
         "NPROC": limits.processes,
         "NOFILE": limits.open_files,
         "FSIZE": limits.file_bytes,

@@ -70,7 +70,8 @@ class Run:
 
     def note(self, outcome: str, message: str) -> None:
         """Keep the first trouble, unless a later one ended the run."""
-        if self.trouble is None or (self.trouble[0] in ("RAISED", "MEMORY_EXCEEDED") and outcome != "RAISED"):
+        goes_on = ("RAISED", "MEMORY_EXCEEDED", "GPU_MEMORY_EXCEEDED")
+        if self.trouble is None or (self.trouble[0] in goes_on and outcome != "RAISED"):
             self.trouble = (outcome, message)
 
     async def run(self) -> None:
@@ -108,7 +109,9 @@ class Run:
         if time.monotonic() >= self.deadline:
             self._out_of_time(number, f"{self.job['notebook_wall_s']:.0f} s")
         for output in cell.outputs:
-            if output.output_type == "error":
+            if output.output_type == "error" and wire.is_gpu_memory(output.ename, output.evalue):
+                self.note("GPU_MEMORY_EXCEEDED", f"Code cell {number} ran out of GPU memory.")
+            elif output.output_type == "error":
                 outcome = "MEMORY_EXCEEDED" if output.ename == "MemoryError" else "RAISED"
                 self.note(outcome, f"Code cell {number} raised {wire.gist(output.ename, output.evalue)}")
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import secrets
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from grader.errors import SandboxUnavailable
+from grader.errors import RuntimeUnavailable, SandboxUnavailable
 from grader.sandbox import tiers
 from grader.sandbox.bridge import Session, Student, StudentError
 from grader.sandbox.launch import SHARED_FOLDERS
-from grader.types import Limits
+from grader.sandbox.lease import PROBE, Lease, leased
+from grader.sandbox.runtime import require as require_runtime
+from grader.types import Limits, Profile
 
 PROMISES = {
     "imports_mxnet": "MXNet can be imported inside",
@@ -52,6 +56,7 @@ LIMITS = Limits(  # of a notebook of ours
     processes=64,
     open_files=256,
 )
+GPU_LIMITS = dataclasses.replace(LIMITS, memory_bytes=8 << 30, processes=256)  # of which CUDA takes the most
 _CANARY = """
 import ctypes, glob, os, platform, socket, subprocess
 
@@ -160,6 +165,36 @@ def prove(tier: str) -> dict[str, bool]:
         raise SandboxUnavailable("the sandbox's self-test did not report what it found")
     kept["own_folders_only"] = not left
     return {name: kept.get(name) is True for name in PROMISES}
+
+
+def trouble(tier: str, python: str, lease: Lease | None) -> str:
+    """What goes wrong when a notebook of ours computes by an interpreter in this sandbox; empty if nothing does."""
+    cell, limits = one_cell(PROBE), GPU_LIMITS if lease else LIMITS
+    with Session(
+        notebook=cell, files={}, environment={}, limits=limits, tier=tier, python=python, lease=lease
+    ) as session:
+        execution = session.execute()
+        try:
+            works = Student(session, "").get("works")
+        except StudentError as error:
+            return execution.message or str(error)
+    return "" if works is True else "it computes something wrong"
+
+
+def require_device(tier: str, profile: Profile) -> None:
+    """Refuse a machine on which notebooks of a profile cannot compute as it wants, in the sandbox.
+
+    Raises RuntimeUnavailable, SandboxUnavailable.
+    """
+    python = profile.runtime.python or sys.executable
+    if python != sys.executable:
+        require_runtime(python)
+    if profile.device == "gpu":
+        with leased(python, slots_per_gpu=profile.runtime.slots_per_gpu) as lease:
+            if said := trouble(tier, python, lease):
+                raise RuntimeUnavailable(f"GPU {lease.index} failed a trial in the sandbox: {said}")
+    elif python != sys.executable and (said := trouble(tier, python, None)):
+        raise RuntimeUnavailable(f"{python} failed a trial in the sandbox: {said}")
 
 
 def promised(tier: str) -> list[str]:

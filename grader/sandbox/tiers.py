@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from grader.errors import SandboxUnavailable
+from grader.sandbox.lease import Lease
+from grader.sandbox.runtime import interpreter
 
 USER, ROOT, NO_USERNS, UID, NONE = "bubblewrap", "bubblewrap-root", "bubblewrap-no-userns", "uid", "none"
 WHAT = {
@@ -95,8 +97,18 @@ def slot_uid() -> int:
     return big if is_mapped else SMALL_UID_BASE + os.getpid() % SMALL_SLOTS
 
 
-def command(tier: str, python: str, inside: Sequence[int], filter_fd: int, private: Sequence[str]) -> list[str]:
-    """The command that runs `runner.py` in a tier; `inside` are its two sockets."""
+def command(
+    tier: str,
+    python: str,
+    inside: Sequence[int],
+    filter_fd: int,
+    private: Sequence[str],
+    lease: Lease | None = None,
+) -> list[str]:
+    """The command that runs `runner.py` in a tier; `inside` are its two sockets, `lease` is the GPU that it may use.
+
+    Without a mount namespace a GPU is not bound but named by the environment: what all users may open is open.
+    """
     here = _HERE if tier in (UID, NONE) else Path(GUEST)
     program = [python, "-I", "-B", f"{here}/runner.py", *map(str, inside)]
     if tier == NONE:
@@ -105,7 +117,8 @@ def command(tier: str, python: str, inside: Sequence[int], filter_fd: int, priva
         program.append(str(filter_fd))
     binds = [(folder, folder) for folder in _interpreter_folders(python)]
     binds += [(str(_HERE / name), f"{GUEST}/{name}") for name in ("runner.py", "guest.py", "wire.py")]
-    return [*FIRST_TO_GO, *_around(tier, program, binds, filter_fd, private)]
+    binds += [(library, library) for library in (lease.libraries if lease else ())]
+    return [*FIRST_TO_GO, *_around(tier, program, binds, filter_fd, private, lease.nodes if lease else ())]
 
 
 def _around(
@@ -114,22 +127,22 @@ def _around(
     binds: Sequence[tuple[str, str]],
     filter_fd: int | None,
     private: Sequence[str],
+    nodes: Sequence[tuple[str, str]] = (),
 ) -> list[str]:
     """A program in a tier."""
     drop = ["setpriv", "--reuid", str(slot_uid()), "--regid", str(slot_uid()), "--clear-groups", "--no-new-privs"]
     drop_all = [*drop, "--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all"]
     if tier == UID:
         return [*drop_all, "env", *program]  # setpriv itself still has the rights to find any program
-    bound = ["/usr", *(inner for _, inner in binds)]
-    hidden = [folder for folder in map(os.path.realpath, private) if any(_below(folder, top) for top in bound)]
+    hidden = _hidden(private, [("/usr", "/usr"), *binds])
     if tier == USER:
-        return [*_bubblewrap(_OWN_USER, binds, filter_fd, hidden), *program]
+        return [*_bubblewrap(_OWN_USER, binds, filter_fd, hidden, nodes), *program]
     if tier == NO_USERNS:
-        return [*_bubblewrap(_NO_USER, binds, filter_fd, hidden), *drop_all, *program]
+        return [*_bubblewrap(_NO_USER, binds, filter_fd, hidden, nodes), *drop_all, *program]
     staged = [(f"/mnt/{i}", inner) for i, (_, inner) in enumerate(binds)]
     stage = ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", _STAGE, "stage", str(len(binds))]
     stage += [outer for outer, _ in binds]
-    return [*stage, *drop, *_bubblewrap(_OWN_USER, staged, filter_fd, hidden), *program]
+    return [*stage, *drop, *_bubblewrap(_OWN_USER, staged, filter_fd, hidden, nodes), *program]
 
 
 _OWN_USER = ("--unshare-user", "--disable-userns", "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL")
@@ -137,7 +150,11 @@ _NO_USER = ("--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SE
 
 
 def _bubblewrap(
-    user: Sequence[str], binds: Sequence[tuple[str, str]], filter_fd: int | None, hidden: Sequence[str]
+    user: Sequence[str],
+    binds: Sequence[tuple[str, str]],
+    filter_fd: int | None,
+    hidden: Sequence[str],
+    nodes: Sequence[tuple[str, str]],
 ) -> list[str]:
     """The sandbox itself: own namespaces, no network, read-only system, private sized tmpfs, empty environment."""
     words = ["bwrap", *(word for word in user if word != "--disable-userns" or _can_disable_userns())]
@@ -157,6 +174,8 @@ def _bubblewrap(
         words += ["--perms", "0755", "--dir", parent]
     for outer, inner in binds:
         words += ["--ro-bind", outer, inner]
+    for outer, inner in nodes:
+        words += ["--dev-bind", outer, inner]
     for folder in hidden:
         words += ["--tmpfs", folder, "--remount-ro", folder]
     words += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", HOME]
@@ -176,15 +195,22 @@ def _interpreter_folders(python: str) -> list[str]:
     if python == sys.executable:
         prefixes = [sys.prefix, sys.base_prefix]
     else:
-        script = "import sys; print(sys.prefix); print(sys.base_prefix)"
-        said = subprocess.run([python, "-c", script], capture_output=True, text=True, check=True).stdout
-        prefixes = said.splitlines()
+        about = interpreter(python)
+        elsewhere = [path for path in about.packages if not any(map(Path(path).is_relative_to, about.prefixes))]
+        prefixes = [*about.prefixes, *elsewhere]
     folders = {str(Path(prefix)) for prefix in prefixes} | {str(Path(prefix).resolve()) for prefix in prefixes}
     return sorted(folder for folder in folders if not folder.startswith("/usr/") and folder != "/usr")
 
 
-def _below(path: str, folder: str) -> bool:
-    return Path(path).is_dir() and Path(path).is_relative_to(folder)
+def _hidden(private: Sequence[str], binds: Sequence[tuple[str, str]]) -> list[str]:
+    """Where private folders would be seen inside: below every name under which a folder that holds them is bound."""
+    found = []
+    for folder in map(Path, map(os.path.realpath, private)):
+        for outer, inner in binds:
+            top = os.path.realpath(outer)
+            if folder.is_dir() and folder.is_relative_to(top):
+                found.append(str(Path(inner) / folder.relative_to(top)))
+    return found
 
 
 def require_closed(tier: str, private: Sequence[str]) -> None:

@@ -61,6 +61,13 @@ def gist(kind: str, text: str, limit: int = 300) -> str:
     return said[:limit]
 
 
+def is_gpu_memory(kind: str, text: str) -> bool:
+    """Whether an exception says that the GPU's memory ran out: MXNet's own, from cudaMalloc, cuDNN or cuBLAS."""
+    ran_out = "out of memory" in text and ("cudaMalloc" in text or "CUDA" in text)
+    refused = "CUDNN_STATUS_ALLOC_FAILED" in text or "CUBLAS_STATUS_ALLOC_FAILED" in text
+    return kind == "MXNetError" and (ran_out or refused)
+
+
 def _may_cross(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.dtype.name in DTYPES and value.ndim <= DIMENSION_LIMIT
 

@@ -10,8 +10,8 @@ import yaml
 
 from grader.config import load_assignment
 from grader.errors import AssignmentError
-from grader.release import student_files
-from grader.types import ManualItem
+from grader.release import student_files, student_yaml
+from grader.types import ManualItem, Runtime
 from tests.small import LIMITS, folder_with
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +65,10 @@ def test_models_are_trained_in_the_sandbox_unless_the_course_says_otherwise(tmp_
         ({"limits": {**LIMITS, "memory": 1}}, "unknown entry memory"),
         ({"profiles": "smoke"}, "`profiles` should be a list"),
         ({"guest": "checks/nothing.py"}, "nothing.py"),
+        ({"runtime": "python3"}, "`runtime` should be a mapping"),
+        ({"runtime": {"python": "python3"}}, "'python3'; expected the whole path"),
+        ({"runtime": {"pyhton": "/usr/bin/python3"}}, "runtime has the unknown entry pyhton"),
+        ({"runtime": {"slots_per_gpu": 0}}, "`slots_per_gpu` is 0"),
         ({"score": "submitted"}, "`score` is 'submitted'; expected retrain .* or checkpoint"),
         ({"score": ["checkpoint"]}, r"`score` is \['checkpoint'\]; expected retrain"),
     ],
@@ -179,3 +183,29 @@ def test_students_do_not_get_what_a_person_looks_for() -> None:
     files = [data.decode() for data in student_files(ROOT / "reference").values()]
     for item in load_assignment(ROOT / "reference").manual:
         assert not [text for text in files if item.id in text or item.guide[:40] in text]
+
+
+def test_a_profile_says_what_it_runs_on(tmp_path: Path) -> None:
+    """The CPU and the grader's own interpreter, unless the assignment or the profile names others."""
+    folder = folder_with(tmp_path)
+    assert load_assignment(folder).profile("smoke").runtime == Runtime()
+    assert load_assignment(folder).profile("smoke").device == "cpu"
+    raw = yaml.safe_load((folder / "assignment.yaml").read_text())
+    raw["runtime"] = {"python": "/opt/all/bin/python"}
+    own = {"device": "gpu", "runtime": {"python": "/opt/gpu/bin/python", "slots_per_gpu": 2}}
+    raw["profiles"].append({**raw["profiles"][0], "name": "gpu", **own})
+    read = load_assignment(folder_with(tmp_path, **raw))
+    assert read.profile("smoke").runtime == Runtime(python="/opt/all/bin/python")
+    assert read.profile("gpu").runtime == Runtime(python="/opt/gpu/bin/python", slots_per_gpu=2)
+    assert read.profile("gpu").device == "gpu"
+    raw["profiles"][1]["device"] = "tpu"
+    with pytest.raises(AssignmentError, match="`device` is 'tpu'; expected cpu or gpu"):
+        load_assignment(folder_with(tmp_path, **raw))
+
+
+def test_students_get_no_word_of_our_machines(tmp_path: Path) -> None:
+    """Which device and interpreter grading has is not released: `grader check` runs where the student is."""
+    raw = yaml.safe_load((ROOT / "reference" / "assignment.yaml").read_text())
+    assert any(profile.get("device") == "gpu" for profile in raw["profiles"])
+    shown = yaml.safe_load(student_yaml(folder_with(tmp_path, **raw) / "assignment.yaml"))
+    assert not any({"device", "runtime"} & set(profile) for profile in shown["profiles"])

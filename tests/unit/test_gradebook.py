@@ -318,9 +318,9 @@ def test_earlier_grades_were_of_models_trained_in_the_sandbox(path: Path) -> Non
     migrate(path, "0003")
     old_grade(path)
     with Gradebook.open(path) as book:
-        assert [grade.checkpoint for grade in book.latest()] == [False]
-        book.add(book.begin_run(command="c", profile="p", started_at="t"), a_grade(checkpoint=True))
-        assert book.latest() == [a_grade(checkpoint=True)]
+        assert [(grade.checkpoint, grade.cpu_instead) for grade in book.latest()] == [(False, False)]
+        book.add(book.begin_run(command="c", profile="p", started_at="t"), a_grade(checkpoint=True, cpu_instead=True))
+        assert book.latest() == [a_grade(checkpoint=True, cpu_instead=True)]
 
 
 def test_migrations_make_the_tables_written_down(book: Gradebook, path: Path) -> None:

@@ -26,6 +26,7 @@ def parts(assignment: Assignment, profile: Profile | None = None, seed: int = SE
     corpus = Corpus(name="made", text=TEXT, sha256=text_sha256(TEXT))
     split = split_corpus(corpus, seed=seed, train_chars=None, test_chars=100, held_out_chars=100, block_chars=200)
     known = {"profile": profile or assignment.profile("smoke"), "split": split, "tier": "bubblewrap"}
+    known |= {"device": "cpu", "runtime": "Python 3.11.7, mxnet==1.9.1"}
     return identity.key_parts(changes.pop("submission", SUBMISSION), assignment=assignment, **(known | changes))
 
 
@@ -70,7 +71,7 @@ def test_what_the_assignment_decides_is_told_apart(
 
 
 def test_each_other_part_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Notebook, weights, profile, draw, sandbox, Python, MXNet, version and code of the grader: one part each."""
+    """Notebook, weights, profile, draw, sandbox, device, runtime, version and code of the grader: one part each."""
     assignment = folder(tmp_path)
     before, smoke = parts(assignment), assignment.profile("smoke")
     assert changed(before, parts(assignment)) == ()
@@ -87,12 +88,10 @@ def test_each_other_part_is_told_apart(tmp_path: Path, monkeypatch: pytest.Monke
         dataclasses.replace(smoke, limits=dataclasses.replace(smoke.limits, memory_bytes=1)),
     ):
         assert changed(before, parts(assignment, scale)) == ("profile",)
-    monkeypatch.setattr(identity.platform, "python_version", lambda: "3.99.1")
-    assert changed(before, parts(assignment)) == ("python",)
-    monkeypatch.undo()
-    monkeypatch.setattr(identity, "version", lambda package: "1.9.2")
-    assert changed(before, parts(assignment)) == ("mxnet",)
-    monkeypatch.undo()
+    assert changed(before, parts(assignment, device="gpu")) == ("device",)
+    assert changed(before, parts(assignment, runtime="Python 3.11.7, mxnet-cu117==1.9.1")) == ("runtime",)
+    elsewhere = dataclasses.replace(smoke, runtime=dataclasses.replace(smoke.runtime, python="/opt/python"))
+    assert changed(before, parts(assignment, elsewhere)) == ()
     monkeypatch.setattr(identity, "__version__", "9")
     assert changed(before, parts(assignment)) == ("grader",)
     monkeypatch.setattr(identity, "_engine_sha256", lambda: "0" * 64)

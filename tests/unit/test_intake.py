@@ -288,7 +288,7 @@ def test_unreadable_file_is_named(tmp_path: Path, work: Path, monkeypatch: pytes
     def forbidden(path: Path) -> bytes:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(intake, "_read_bounded", forbidden)
+    monkeypatch.setattr(intake, "read_bounded", forbidden)
     (submission,) = collect(put(tmp_path / "in", "ada.ipynb"), work)
     with pytest.raises(InfrastructureError, match=r"ada\.ipynb cannot be read any more: Permission denied"):
         read_submission(submission)

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from grader import plot
 from grader.baselines import BEST_NGRAM
-from grader.disclose import WEAKER_PROMISE
+from grader.disclose import CPU_INSTEAD, WEAKER_PROMISE
 from grader.leaderboard import (
     Baseline,
     Row,
@@ -79,6 +79,9 @@ def test_the_weaker_promise_is_said(checkpoint: bool) -> None:
     assert (WEAKER_PROMISE in leaderboard_html(board, assignment_title="t")) == checkpoint
     words = re.sub(r"\x1b\[[0-9;]*m", "", printed(board)).split()
     assert (WEAKER_PROMISE in " ".join(words)) == checkpoint
+    on_cpu = rows([entry("a", score(1.7)), entry("b", score(1.9), cpu_instead=True)], salt="s")
+    assert CPU_INSTEAD in leaderboard_html(on_cpu, assignment_title="t")
+    assert CPU_INSTEAD not in leaderboard_html(board, assignment_title="t")
 
 
 def test_the_best_model_counts() -> None:
