@@ -75,8 +75,12 @@ class Session:
         python: str = sys.executable,
         private: Sequence[str] = (),
         device: str = "cpu",
+        warm: bool = True,
     ) -> None:
-        """Start the sandbox on a notebook (bytes of valid nbformat 4 JSON). Raises SandboxUnavailable."""
+        """Start the sandbox on a notebook (bytes of valid nbformat 4 JSON), as a copy of a warm template if it may be.
+
+        Raises SandboxUnavailable.
+        """
         self.limits = limits
         self.device = device
         self._check_deadline = math.inf
@@ -92,7 +96,13 @@ class Session:
             "notebook_wall_s": limits.notebook_wall_s,
             "output_bytes": limits.output_bytes,
         }
-        self._sealed = Sealed(tier, wire.pack(job, b"".join(files.values()) + notebook), python=python, private=private)
+        self._sealed = Sealed(
+            tier,
+            wire.pack(job, b"".join(files.values()) + notebook),
+            python=python,
+            private=private,
+            environment={**environment, "GRADER_DEVICE": device} if warm and device == "cpu" else None,
+        )
         self._hard_deadline = time.monotonic() + limits.total_wall_s
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
@@ -175,8 +185,8 @@ class Session:
     def _cause(self, error: Exception) -> Outcome:
         """Which outcome an ended or broken conversation stands for.
 
-        Raises InfrastructureError if the kernel has killed processes meanwhile: within its limits, no notebook can be
-        blamed for that.
+        Raises InfrastructureError if the kernel has killed processes meanwhile, or the template is gone: within its
+        limits, no notebook can be blamed for that.
         """
         if isinstance(error, wire.WireError):
             return Outcome.PROTOCOL_VIOLATION
@@ -186,6 +196,8 @@ class Session:
             return Outcome.TIMED_OUT
         if oom_kills() > self._oom_kills:
             raise InfrastructureError("the machine ran out of memory: grade fewer notebooks at once (--jobs).")
+        if self._sealed.is_orphaned:
+            raise InfrastructureError("the template that sandboxes are copied from has ended: something killed it.")
         return Outcome.KERNEL_DIED
 
     # -- calls ------------------------------------------------------------------------------------------------

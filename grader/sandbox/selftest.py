@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from grader.errors import SandboxUnavailable
 from grader.sandbox import tiers
 from grader.sandbox.bridge import Session, Student, StudentError
 from grader.sandbox.launch import SHARED_FOLDERS
+from grader.sandbox.template import OFF, template_for
 from grader.types import Limits
 
 PROMISES = {
@@ -39,6 +41,7 @@ PROMISES = {
 NOT_PROMISED = {
     tiers.UID: {"no_host_files", "no_host_processes", "own_folders_only", "small_dev", "disk_limit"},
 }
+ENVIRONMENT = {"OMP_NUM_THREADS": "1"}  # with which a sandbox can be started warm
 _DEVICES = ["console", "core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin"]
 _DEVICES += ["stdout", "tty", "urandom", "zero"]
 LIMITS = Limits(  # of a notebook of ours
@@ -68,15 +71,10 @@ def fill():
             file.write(bytes(8 << 20))
 
 def multiply():
-    children = []
+    children = []  # not forked: with MXNet loaded that starts threads, and ends the process when it cannot
     try:
         for _ in range(100):
-            child = os.fork()
-            if child == 0:
-                import time
-                time.sleep(30)
-                os._exit(0)
-            children.append(child)
+            children.append(os.posix_spawn("/bin/sleep", ["sleep", "30"], {}))
     finally:
         for child in children:
             os.kill(child, 9)
@@ -143,11 +141,16 @@ except Exception:
 """
 
 
-def prove(tier: str) -> dict[str, bool]:
-    """Which promises this tier keeps on this machine. Raises SandboxUnavailable if the canary could not run."""
+def prove(tier: str, *, warm: bool = False) -> dict[str, bool]:
+    """Which promises this tier keeps on this machine, started from nothing or as a copy of a warm template.
+
+    Raises SandboxUnavailable if the canary could not run.
+    """
     with _bait() as bait:
         head = "".join(f"{name} = {value!r}\n" for name, value in bait.items())
-        with Session(notebook=one_cell(head + _CANARY), files={}, environment={}, limits=LIMITS, tier=tier) as session:
+        with Session(
+            notebook=one_cell(head + _CANARY), files={}, environment=ENVIRONMENT, limits=LIMITS, tier=tier, warm=warm
+        ) as session:
             execution = session.execute()
             try:
                 kept = Student(session, "").get("kept")
@@ -169,10 +172,19 @@ def promised(tier: str) -> list[str]:
 
 def require(tier: str) -> None:
     """Refuse a sandbox that does not keep every promise that it makes. Raises SandboxUnavailable."""
-    kept = prove(tier)
-    broken = [PROMISES[name] for name in promised(tier) if not kept[name]]
-    if broken:
-        raise SandboxUnavailable(f"the sandbox does not hold here: not kept is «{broken[0]}» ({len(broken)} in all).")
+    for warm in (False, True)[: 1 + can_be_warm(tier)]:
+        kept = prove(tier, warm=warm)
+        broken = [PROMISES[name] for name in promised(tier) if not kept[name]]
+        if broken:
+            remedy = f" when it is a copy of a warm template; {OFF}=0 has each started from nothing" if warm else ""
+            raise SandboxUnavailable(
+                f"the sandbox does not hold here: not kept is «{broken[0]}» ({len(broken)} in all){remedy}."
+            )
+
+
+def can_be_warm(tier: str) -> bool:
+    """Whether sandboxes of this tier can be copies of a warm template on this machine."""
+    return template_for(tier, sys.executable, (), {**ENVIRONMENT, "GRADER_DEVICE": "cpu"}) is not None
 
 
 @contextlib.contextmanager
