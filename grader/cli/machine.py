@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from grader.benchmark import reading, sandbox_start
+from grader.benchmark import reading, sandbox_start, submission
 from grader.cli.common import AssignmentOption, ProfileOption, app, load, usable_tier
 from grader.errors import UsageError
 from grader.pipeline import set_up
@@ -52,6 +52,7 @@ def bench(
     loaded, scale = load(assignment, profile)
     tier = usable_tier(False)
     measured([sandbox_start(tier, runs)], "The sandbox (medians)")
+    measured(submission(tier, runs), "One small submission: 1 s of training, 12 calls (medians)")
     measured(reading(loaded, scale, tier, chars, runs), f"Reading {chars:,} characters (medians)")
 
 

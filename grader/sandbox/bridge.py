@@ -122,6 +122,11 @@ class Session:
         self._sealed.close()
 
     @property
+    def pid(self) -> int:
+        """The process that all others of the sandbox descend from."""
+        return self._sealed.process.pid
+
+    @property
     def over(self) -> SessionOver | None:
         """Why nothing more can be asked, or None."""
         return self._over

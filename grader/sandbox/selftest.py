@@ -149,7 +149,7 @@ def prove(tier: str, *, warm: bool = False) -> dict[str, bool]:
     with _bait() as bait:
         head = "".join(f"{name} = {value!r}\n" for name, value in bait.items())
         with Session(
-            notebook=one_cell(head + _CANARY), files={}, environment=ENVIRONMENT, limits=LIMITS, tier=tier, warm=warm
+            notebook=notebook_of(head + _CANARY), files={}, environment=ENVIRONMENT, limits=LIMITS, tier=tier, warm=warm
         ) as session:
             execution = session.execute()
             try:
@@ -211,14 +211,17 @@ def _bait() -> Iterator[dict[str, object]]:
                 del os.environ["GRADER_CANARY"]
 
 
-def one_cell(source: str) -> bytes:
-    """A notebook of one code cell."""
-    cell: dict[str, object] = {
-        "cell_type": "code",
-        "id": "canary",
-        "metadata": {},
-        "outputs": [],
-        "execution_count": None,
-        "source": source,
-    }
-    return json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}).encode()
+def notebook_of(*sources: str) -> bytes:
+    """A notebook of these code cells."""
+    cells: list[dict[str, object]] = [
+        {
+            "cell_type": "code",
+            "id": f"cell-{i}",
+            "metadata": {},
+            "outputs": [],
+            "execution_count": None,
+            "source": source,
+        }
+        for i, source in enumerate(sources)
+    ]
+    return json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}).encode()

@@ -19,6 +19,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
+
 from grader.errors import SandboxUnavailable
 from grader.sandbox import tiers
 from grader.sandbox.limits import anonymous_file, seccomp_filter
@@ -121,6 +123,12 @@ class Template:
     @property
     def is_idle(self) -> bool:
         return self._copies == 0
+
+    def cpu_s(self) -> float:
+        """CPU seconds of the template itself, and of what started it; none of its copies'."""
+        outer = psutil.Process(self.process.pid)
+        first = outer.children()[0]  # of the outer sandbox, which has the template below it
+        return float(sum(sum(member.cpu_times()[:2]) for member in (outer, first, *first.children())))
 
     def release(self) -> None:
         """A copy has ended."""

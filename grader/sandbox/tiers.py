@@ -125,7 +125,8 @@ def template_command(
     fresh = [(path, mode, size << 20) for path, mode, size in (*_FOLDERS, (HOME, "0700", HOME_MB))]
     layout = json.dumps({"fresh": fresh, "interpreter": interpreter})
     program = ["env", *(f"{name}={value}" for name, value in environment.items())]
-    program += [python, "-I", "-B", f"{GUEST}/zygote.py", str(requests_fd), str(filter_fd), layout]
+    # without -I, as a kernel is started: what imports what is not to depend on how the sandbox began
+    program += [python, f"{GUEST}/zygote.py", str(requests_fd), str(filter_fd), layout]
     binds = [(folder, folder) for folder in interpreter]
     binds += [(str(_HERE / name), f"{GUEST}/{name}") for name in ("zygote.py", "runner.py", "guest.py", "wire.py")]
     return [*FIRST_TO_GO, *_around(tier, program, binds, None, private, user=_TEMPLATE)]

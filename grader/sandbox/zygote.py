@@ -1,6 +1,6 @@
 """The template of warm sandboxes: imports once what every notebook needs, and makes a sealed copy of itself for each.
 
-Started inside an outer sandbox as `python -I zygote.py REQUESTS_FD FILTER_FD LAYOUT`. It never reads a submission: a
+Started inside an outer sandbox as `python zygote.py REQUESTS_FD FILTER_FD LAYOUT`. It never reads a submission: a
 request is four descriptors, which only the copy reads. Each copy is the first process of user, pid, mount, network,
 ipc, uts and cgroup namespaces of its own: it mounts fresh folders, gives up every right, takes the filter of system
 calls, and forks the runner. The runner forks the kernel in turn, before it has threads. Standard library, what is
@@ -61,8 +61,8 @@ def main() -> None:
         with contextlib.suppress(ImportError):  # the notebook that wants it will hear so
             importlib.import_module(name)
     threads = len(list(Path("/proc/self/task").iterdir()))
-    if threads != 1 or not code or not _CLONE:
-        requests.send(json.dumps({"error": f"{threads} threads, a filter of {len(code)} bytes"}).encode())
+    if threads != 1 or not code or not _CLONE or not hasattr(_libc, "_Fork"):  # of the GNU C library, since 2.34
+        requests.send(json.dumps({"error": f"{threads} threads on {platform.platform()}"}).encode())
         return
     gc.collect()
     gc.freeze()
@@ -86,7 +86,6 @@ def _answer(requests: socket.socket, fds: list[int], code: bytes, layout: dict[s
     """Make one copy, and send its pidfd as soon as it is sealed."""
     sealed, sealing = os.pipe()
     pidfd = ctypes.c_int(-1)
-    # Not fork(2) of the C library, whose handlers have MXNet start threads: with threads nobody makes a user namespace.
     pid = _libc.syscall(_CLONE, _SPACES | _PIDFD | signal.SIGCHLD, None, ctypes.byref(pidfd), None, None)
     if pid == 0:
         try:
@@ -122,7 +121,7 @@ def _first_process(fds: list[int], sealing: int, code: bytes, layout: dict[str, 
     _require_sealed()
     os.write(sealing, b"1")
     os.close(sealing)
-    pid = os.fork()
+    pid = _fork()
     if pid == 0:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         runner.run_job(lambda size: _read(job, size), control, bridge, fork_kernel)
@@ -130,6 +129,17 @@ def _first_process(fds: list[int], sealing: int, code: bytes, layout: dict[str, 
     _close_all_but()
     while os.wait()[0] != pid:
         pass
+
+
+def _fork() -> int:
+    """os.fork() without the handlers of libraries: MXNet's would start threads, and do without OpenMP for good."""
+    python = ctypes.pythonapi
+    python.PyOS_BeforeFork()
+    pid = int(_libc._Fork())
+    (python.PyOS_AfterFork_Parent if pid else python.PyOS_AfterFork_Child)()
+    if pid < 0:
+        raise OSError(ctypes.get_errno(), "the copy could not be forked")
+    return pid
 
 
 def _say(error: BaseException) -> None:
@@ -248,7 +258,7 @@ def fork_kernel(bridge: int) -> Any:
     from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
     waiting, telling = os.pipe()
-    pid = os.fork()
+    pid = _fork()
     if pid == 0:
         try:
             _kernel(waiting, bridge)
@@ -281,17 +291,18 @@ def _kernel(waiting: int, bridge: int) -> None:
         start = json.load(pipe)
     os.environ.clear()
     os.environ.update(start["environment"], JPY_PARENT_PID=str(os.getppid()))
-    sys.path.remove(HERE)
+    sys.path[:] = [folder for folder in sys.path if folder != HERE]
     for name in ("runner", "wire"):
         sys.modules.pop(name, None)
-    sys.dont_write_bytecode = False
     gc.unfreeze()
+    import ipykernel_launcher
     import numpy
     from ipykernel.kernelapp import IPKernelApp
 
     numpy.random.seed()  # Python's own generator is seeded anew by every fork, MXNet's is always the same
-    sys.argv = start["command"][start["command"].index("ipykernel_launcher") :]
-    IPKernelApp.launch_instance(sys.argv[1:], parent_handle=os.getppid())
+    arguments = start["command"][start["command"].index("ipykernel_launcher") + 1 :]
+    sys.argv = [ipykernel_launcher.__file__, *arguments]
+    IPKernelApp.launch_instance(arguments, parent_handle=os.getppid())
     os._exit(0)
 
 
