@@ -12,7 +12,8 @@ from grader.benchmark import reading, sandbox_start, submission
 from grader.cli.common import AssignmentOption, ProfileOption, app, load, usable_tier
 from grader.errors import UsageError
 from grader.pipeline import set_up
-from grader.sandbox.selftest import prove
+from grader.sandbox.selftest import can_be_warm, prove
+from grader.sandbox.template import why_cold
 from grader.sandbox.tiers import candidates, why_not
 from grader.selftest import read_matrix, small
 from grader.terminal import diagnosis, false_alarms, measured, wrong_verdicts
@@ -61,5 +62,6 @@ def doctor() -> None:
     """Say whether this machine can grade: the sandbox's promises, each one tried; exit 3 if one is not kept."""
     reasons = {tier: why_not(tier) for tier in candidates()}
     usable = [tier for tier, reason in reasons.items() if not reason]
-    kept = prove(usable[0]) if usable else {}
-    raise typer.Exit(0 if diagnosis(reasons, kept) else 3)
+    starts = ("cold", "warm") if usable and can_be_warm(usable[0]) else ("cold",)
+    kept = {start: prove(usable[0], warm=start == "warm") for start in starts} if usable else {}
+    raise typer.Exit(0 if diagnosis(reasons, kept, why_cold()) else 3)

@@ -127,6 +127,11 @@ class Session:
         return self._sealed.process.pid
 
     @property
+    def is_warm(self) -> bool:
+        """Whether it is a copy of a warm template."""
+        return self._sealed.copy is not None
+
+    @property
     def over(self) -> SessionOver | None:
         """Why nothing more can be asked, or None."""
         return self._over

@@ -16,7 +16,7 @@ from grader.errors import SandboxUnavailable
 from grader.sandbox import tiers
 from grader.sandbox.bridge import Session, Student, StudentError
 from grader.sandbox.launch import SHARED_FOLDERS
-from grader.sandbox.template import OFF, template_for
+from grader.sandbox.template import OFF, end_templates, template_for, why_cold
 from grader.types import Limits
 
 PROMISES = {
@@ -151,6 +151,8 @@ def prove(tier: str, *, warm: bool = False) -> dict[str, bool]:
         with Session(
             notebook=notebook_of(head + _CANARY), files={}, environment=ENVIRONMENT, limits=LIMITS, tier=tier, warm=warm
         ) as session:
+            if warm and not session.is_warm:
+                raise SandboxUnavailable(f"the sandbox could not be started warm: {why_cold()[-1]}")
             execution = session.execute()
             try:
                 kept = Student(session, "").get("kept")
@@ -171,15 +173,16 @@ def promised(tier: str) -> list[str]:
 
 
 def require(tier: str) -> None:
-    """Refuse a sandbox that does not keep every promise that it makes. Raises SandboxUnavailable."""
-    for warm in (False, True)[: 1 + can_be_warm(tier)]:
+    """Refuse a sandbox that does not keep every promise that it makes, however started. Raises SandboxUnavailable."""
+    for warm in (False, True) if can_be_warm(tier) else (False,):
         kept = prove(tier, warm=warm)
         broken = [PROMISES[name] for name in promised(tier) if not kept[name]]
         if broken:
-            remedy = f" when it is a copy of a warm template; {OFF}=0 has each started from nothing" if warm else ""
+            remedy = f" as a copy of a warm template: {OFF}=0 has each started from nothing" if warm else ""
             raise SandboxUnavailable(
                 f"the sandbox does not hold here: not kept is «{broken[0]}» ({len(broken)} in all){remedy}."
             )
+    end_templates()  # that of a submission begins with another environment, and hides other folders
 
 
 def can_be_warm(tier: str) -> bool:

@@ -89,7 +89,8 @@ class Template:
             os.close(filter_fd)
             inside.close()
         try:
-            self._receive(START_WALL_S)
+            for fd in self._receive(START_WALL_S):  # of a copy without a job, which proves that there can be copies
+                os.close(fd)
         except SandboxUnavailable:
             self.close()
             raise
@@ -118,7 +119,7 @@ class Template:
     @property
     def is_gone(self) -> bool:
         """Whether it has ended. Its copies end after it, so this is true before anything of theirs is seen to end."""
-        return _wait_for(self._requests.fileno(), 0, 0)
+        return self._requests.fileno() < 0 or _wait_for(self._requests.fileno(), 0, 0)
 
     @property
     def is_idle(self) -> bool:

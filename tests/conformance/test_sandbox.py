@@ -20,7 +20,7 @@ from grader.errors import InfrastructureError, SandboxUnavailable
 from grader.sandbox import tiers
 from grader.sandbox.bridge import Handle, Session, SessionOver, Student, StudentError
 from grader.sandbox.selftest import ENVIRONMENT, PROMISES, can_be_warm, promised, prove, require
-from grader.sandbox.template import Copy, why_cold
+from grader.sandbox.template import why_cold
 from grader.types import Limits, Outcome
 from tests.conftest import LIMITS, notebook_of
 
@@ -61,7 +61,7 @@ def start(tier: str, is_warm: bool, request: pytest.FixtureRequest) -> Start:
             warm=is_warm,
         )
         request.addfinalizer(session.close)
-        assert isinstance(session._sealed.process, Copy) == is_warm
+        assert session.is_warm == is_warm
         return session
 
     return start

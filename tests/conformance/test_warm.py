@@ -19,7 +19,7 @@ from grader.sandbox import template as templates
 from grader.sandbox import tiers
 from grader.sandbox.bridge import Session, Student, StudentError
 from grader.sandbox.selftest import ENVIRONMENT, can_be_warm
-from grader.sandbox.template import Copy, Template, end_templates, why_cold
+from grader.sandbox.template import Template, end_templates, why_cold
 from grader.types import Outcome
 from tests.conftest import LIMITS, notebook_of
 
@@ -121,8 +121,8 @@ def zygote_of(template: Template) -> psutil.Process:
 def test_a_notebook_finds_what_it_finds_in_a_sandbox_started_from_nothing(tier: str, template: Template) -> None:
     """Environment, folders, limits, rights and arguments are the same, so that no grade hangs on how it began."""
     with run(tier, FACTS, warm=False) as cold, run(tier, FACTS) as warm:
-        assert not isinstance(cold._sealed.process, Copy)
-        assert isinstance(warm._sealed.process, Copy)
+        assert not cold.is_warm
+        assert warm.is_warm
         assert told(warm, "facts") == told(cold, "facts")
 
 
@@ -230,7 +230,7 @@ def test_a_template_that_is_killed_costs_nobody_a_grade(tier: str, template: Tem
         with pytest.raises(InfrastructureError, match="template"):
             until_it_ends(session, "f")
     with run(tier, "x = 1") as cold, run(tier, "x = 1") as warm:
-        assert [isinstance(one._sealed.process, Copy) for one in (cold, warm)] == [False, True]
+        assert [one.is_warm for one in (cold, warm)] == [False, True]
 
 
 def test_where_there_can_be_no_template_sandboxes_start_cold(tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +240,7 @@ def test_where_there_can_be_no_template_sandboxes_start_cold(tier: str, monkeypa
         patch.setattr(tiers, "template_command", lambda *_: ["sh", "-c", "echo no namespaces here >&2"])
         for _ in range(templates.ATTEMPTS + 1):
             with run(tier, "x = 1") as session:
-                assert not isinstance(session._sealed.process, Copy)
+                assert not session.is_warm
     assert len(why_cold()) == templates.ATTEMPTS
     assert "no namespaces here" in why_cold()[0]
     end_templates()
