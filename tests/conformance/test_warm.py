@@ -41,6 +41,7 @@ facts = {
     "sizes": [(f.f_blocks * f.f_frsize, f.f_files) for f in map(os.statvfs, ("/tmp", ".", "/dev/shm"))],
     "modes": [os.stat(path).st_mode for path in ("/tmp", ".", "/dev/shm", "/", "/dev", "/proc")],
     "found": [sorted(os.listdir(path)) for path in (".", "/dev", "/dev/shm", "/dev/pts", "/")],
+    "owner": os.stat("/proc/self/status").st_uid,
     "interrupt": str(signal.getsignal(signal.SIGINT)),
     "rights": [line for line in open("/proc/self/status") if line[:3] in ("Cap", "NoN", "Sec", "Gro", "Uid")],
     "spare": open("/proc/self/oom_score_adj").read(),
@@ -100,6 +101,11 @@ def run(tier: str, *cells: str, warm: bool = True) -> Session:
     execution = session.execute()
     assert execution.outcome is Outcome.PASSED, execution.message
     return session
+
+
+def open_files(pid: int) -> list[str]:
+    """What the descriptors of a process lead to."""
+    return sorted(str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def until_it_ends(session: Session, name: str) -> None:
@@ -195,13 +201,15 @@ def test_the_template_holds_nothing_of_the_grader_or_of_a_submission(tier: str, 
     """It never reads a job; its environment is empty but for what libraries read; no descriptor is left to it."""
     mark = f"secret-{os.urandom(8).hex()}"
     zygote = zygote_of(template)
-    open_before = sorted(str(fd.readlink()) for fd in Path(f"/proc/{zygote.pid}/fd").iterdir())
+    open_before = open_files(zygote.pid)
     grader_before = psutil.Process().num_fds()
     for _ in range(3):
-        with run(tier, f"print('{mark}')"):
-            pass
-    open_after = sorted(str(fd.readlink()) for fd in Path(f"/proc/{zygote.pid}/fd").iterdir())
-    assert open_after == open_before
+        with run(tier, f"print('{mark}')") as session:
+            for member in psutil.Process(session.pid).children(recursive=True):
+                with contextlib.suppress(PermissionError):  # the runner's are closed to its own user
+                    its_own = {name for name in open_files(member.pid) if name.startswith(("socket", "pipe"))}
+                    assert not its_own & set(open_before)
+    assert open_files(zygote.pid) == open_before
     assert psutil.Process().num_fds() == grader_before
     assert zygote.num_threads() == 1
     assert not set(zygote.environ()) - {"HOME", "TMPDIR", "PATH", "LANG", "PWD", "GRADER_DEVICE", *ENVIRONMENT}
@@ -243,6 +251,12 @@ def test_where_there_can_be_no_template_sandboxes_start_cold(tier: str, monkeypa
                 assert not session.is_warm
     assert len(why_cold()) == templates.ATTEMPTS
     assert "no namespaces here" in why_cold()[0]
+    end_templates()
+    with monkeypatch.context() as patch:
+        patch.setattr(tiers, "_TEMPLATE", tiers._OWN_USER)  # in which nobody may make a user namespace
+        with run(tier, "x = 1") as session:
+            assert not session.is_warm
+    assert "cannot be copied" in why_cold()[0]
     end_templates()
     assert templates.template_for(tier, sys.executable, (), {}) is None
     monkeypatch.setenv(templates.OFF, "0")
