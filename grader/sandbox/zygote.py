@@ -295,7 +295,6 @@ def _kernel(waiting: int, bridge: int) -> None:
     sys.path[:] = [folder for folder in sys.path if folder != HERE]
     for name in ("runner", "wire"):
         sys.modules.pop(name, None)
-    gc.unfreeze()
     import ipykernel_launcher
     import numpy
     from ipykernel.kernelapp import IPKernelApp

@@ -41,7 +41,7 @@ facts = {
     "sizes": [(f.f_blocks * f.f_frsize, f.f_files) for f in map(os.statvfs, ("/tmp", ".", "/dev/shm"))],
     "modes": [os.stat(path).st_mode for path in ("/tmp", ".", "/dev/shm", "/", "/dev", "/proc")],
     "found": [sorted(os.listdir(path)) for path in (".", "/dev", "/dev/shm", "/dev/pts", "/")],
-    "owner": os.stat("/proc/self/status").st_uid,
+    "itself": len(open("/proc/self/environ", "rb").read()) > 0,
     "interrupt": str(signal.getsignal(signal.SIGINT)),
     "rights": [line for line in open("/proc/self/status") if line[:3] in ("Cap", "NoN", "Sec", "Gro", "Uid")],
     "spare": open("/proc/self/oom_score_adj").read(),
