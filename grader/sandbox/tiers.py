@@ -145,8 +145,7 @@ def _around(
     drop_all = [*drop, "--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all"]
     if tier == UID:
         return [*drop_all, "env", *program]  # setpriv itself still has the rights to find any program
-    bound = ["/usr", *(inner for _, inner in binds)]
-    hidden = [folder for folder in map(os.path.realpath, private) if any(_below(folder, top) for top in bound)]
+    hidden = _hidden(private, [("/usr", "/usr"), *binds])
     if tier == USER:
         return [*_bubblewrap(user or _OWN_USER, binds, filter_fd, hidden), *program]
     if tier == NO_USERNS:
@@ -212,8 +211,14 @@ def _interpreter_folders(python: str) -> list[str]:
     return sorted(folder for folder in folders if not folder.startswith("/usr/") and folder != "/usr")
 
 
-def _below(path: str, folder: str) -> bool:
-    return Path(path).is_dir() and Path(path).is_relative_to(folder)
+def _hidden(private: Sequence[str], binds: Sequence[tuple[str, str]]) -> list[str]:
+    """Where private folders would be seen inside: an environment that is a link is bound under both its names."""
+    found = set()
+    for folder in map(os.path.realpath, private):
+        for outer, inner in binds:
+            if Path(folder).is_dir() and Path(folder).is_relative_to(os.path.realpath(outer)):
+                found.add(str(Path(inner) / Path(folder).relative_to(os.path.realpath(outer))))
+    return sorted(found)
 
 
 def require_closed(tier: str, private: Sequence[str]) -> None:

@@ -370,7 +370,7 @@ def test_magics_and_plots_work(start: Start) -> None:
     assert "image/png" in execution.notebook_json
 
 
-def test_private_folders_cannot_be_read_wherever_they_lie(tier: str) -> None:
+def test_private_folders_cannot_be_read_wherever_they_lie(tier: str, is_warm: bool) -> None:
     """Hidden checks below a folder which the interpreter needs are not there; where they would be, nothing starts."""
     if not os.access(sys.prefix, os.W_OK):
         pytest.skip("this user cannot put a folder where the interpreter lies")
@@ -378,18 +378,27 @@ def test_private_folders_cannot_be_read_wherever_they_lie(tier: str) -> None:
         (Path(folder) / "oracle.py").write_text("secret")
         Path(folder).chmod(0o755)
         cell = f"import os\nfound = os.listdir({folder!r})"
+
+        def session(*private: str) -> Session:
+            return Session(
+                notebook=notebook_of(cell),
+                files={},
+                environment=ENVIRONMENT,
+                limits=LIMITS,
+                tier=tier,
+                private=private,
+                warm=is_warm,
+            )
+
         if tier == tiers.UID:
             with pytest.raises(SandboxUnavailable, match="chmod o-rwx"):
-                Session(
-                    notebook=notebook_of(cell), files={}, environment={}, limits=LIMITS, tier=tier, private=(folder,)
-                )
+                session(folder)
             return
         for private, found in (((), ["oracle.py"]), ((folder,), [])):
-            with Session(
-                notebook=notebook_of(cell), files={}, environment={}, limits=LIMITS, tier=tier, private=private
-            ) as session:
-                session.execute()
-                assert Student(session, "").get("found") == found
+            with session(*private) as started:
+                started.execute()
+                assert started.is_warm == is_warm
+                assert Student(started, "").get("found") == found
 
 
 @pytest.mark.parametrize(
