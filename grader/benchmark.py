@@ -6,11 +6,15 @@ import dataclasses
 import functools
 import hashlib
 import math
+import os
+import resource
 import sqlite3
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +27,41 @@ from grader.notebook import read_percent, to_json
 from grader.perplexity import Array, indices, lanes_of, lockstep_nats, score_models
 from grader.pipeline import Bench, ran, set_up
 from grader.sandbox.bridge import Session, Student, StudentError
-from grader.sandbox.selftest import LIMITS, one_cell
+from grader.sandbox.limits import tree_cpu_s
+from grader.sandbox.selftest import ENVIRONMENT, LIMITS, can_be_warm, notebook_of
+from grader.sandbox.template import template_for
 from grader.sandbox.tiers import NONE
 from grader.types import Assignment, Curve, Profile, Rules, Submission
 
 LANES = 256  # as in the larger profiles
 AT_ONCE = 64  # characters of a lane, in teacher forcing
 TRAIN_CHARS = 30_000  # the models need not be good
+
+
+_FLOOR = "fork of a warm parent"
+_CELLS = (
+    "import time\nfrom mxnet import autograd, gluon, nd",
+    "model = gluon.rnn.LSTM(64, input_size=27)\nmodel.initialize()\n"
+    "trainer = gluon.Trainer(model.collect_params(), 'sgd', {'learning_rate': 0.1})",
+    "X = nd.random.uniform(shape=(35, 32, 27))\n"
+    "started = time.process_time()\n"
+    "while time.process_time() < started + 1:\n"
+    "    with autograd.record():\n        loss = (model(X) ** 2).mean()\n"
+    "    loss.backward()\n    trainer.step(1)\n    loss.asscalar()",
+    "def predict(x): return model(nd.array(x).reshape((1, 4, 27))).sum().asnumpy()",
+)
+_CALLS = "import numpy\nfor _ in range(12): predict(numpy.ones((4, 27), numpy.float32))"
+_FORKING = """
+import os, sys
+import mxnet
+for _ in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        exec(compile(open({script!r}).read(), "script.py", "exec"), {{"__name__": "__main__"}})
+        os._exit(0)
+    used = os.wait4(pid, 0)[2]
+    print(used.ru_utime + used.ru_stime, flush=True)
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +83,90 @@ class Figure:
 
 
 def sandbox_start(tier: str, runs: int) -> Figure:
-    """From nothing to the end of an empty cell: in a sandbox, and in the same runner without one."""
+    """From nothing to the end of an empty cell: in a sandbox started cold, and in the same runner without one."""
     sealed, bare = _in_turns(lambda: _empty_notebook(tier), lambda: _empty_notebook(NONE), runs)
     return Figure(what=f"start of a sandbox ({tier})", floor="without a sandbox", time_s=sealed, floor_s=bare)
+
+
+def submission(tier: str, runs: int) -> list[Figure]:
+    """What one small submission takes from nothing to the end of its sandbox: 1 s of training, then 12 calls.
+
+    CPU time is that of this process, of the whole sandbox as /proc has it just before it is ended, and of the template.
+    The floor is the same cells and calls in a fork of a process that has imported MXNet: no kernel and no sandbox.
+    """
+    environment = {**os.environ, **ENVIRONMENT}
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        script, forking = Path(folder) / "script.py", Path(folder) / "forking.py"
+        script.write_text("\n".join((*_CELLS, _CALLS)))
+        forking.write_text(_FORKING.format(script=str(script)))
+        with subprocess.Popen(
+            [sys.executable, str(forking)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+        ) as parent:
+            ways: dict[str, Callable[[], float]] = {
+                "cold": functools.partial(_graded, tier, False),
+                "plain `python script.py`": functools.partial(_scripted, script, environment),
+            }
+            if can_be_warm(tier):
+                ways = {"warm": functools.partial(_graded, tier, True), **ways}
+            found = _costs({**ways, _FLOOR: functools.partial(_forked, parent)}, runs)
+            parent.communicate()
+    return [
+        Figure(
+            what=f"{way}: {what}",
+            floor=_FLOOR,
+            time_s=statistics.median(found[way][i]),
+            floor_s=statistics.median(found[_FLOOR][i]),
+        )
+        for i, what in enumerate(("CPU", "wall"))
+        for way in ways
+    ]
+
+
+def _costs(ways: Mapping[str, Callable[[], float]], runs: int) -> dict[str, tuple[list[float], list[float]]]:
+    """CPU and wall seconds of each way, taken in turns; the first of each warms up and does not count."""
+    found: dict[str, tuple[list[float], list[float]]] = {way: ([], []) for way in ways}
+    for turn in range(runs + 1):
+        for way, act in ways.items():
+            started = time.monotonic()
+            cpu_s = act()
+            if turn:
+                found[way][0].append(cpu_s)
+                found[way][1].append(time.monotonic() - started)
+    return found
+
+
+def _graded(tier: str, warm: bool) -> float:
+    """CPU seconds of one sandboxed submission: ours, the sandbox's, the template's."""
+    ours, template = time.process_time(), _template_cpu_s(tier) if warm else 0.0
+    with Session(
+        notebook=notebook_of(*_CELLS), files={}, environment=ENVIRONMENT, limits=LIMITS, tier=tier, warm=warm
+    ) as session:
+        session.execute()
+        student = Student(session, "")
+        for _ in range(12):
+            student.predict(np.ones((4, 27), np.float32))
+        inside = tree_cpu_s(session.pid)
+    return time.process_time() - ours + inside + (_template_cpu_s(tier) - template if warm else 0.0)
+
+
+def _template_cpu_s(tier: str) -> float:
+    template = template_for(tier, sys.executable, (), {**ENVIRONMENT, "GRADER_DEVICE": "cpu"})
+    return template.cpu_s() if template else 0.0
+
+
+def _scripted(script: Path, environment: Mapping[str, str]) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, str(script)], env=environment, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+def _forked(parent: subprocess.Popen[str]) -> float:
+    assert parent.stdin
+    assert parent.stdout
+    parent.stdin.write("\n")
+    parent.stdin.flush()
+    return float(parent.stdout.readline())
 
 
 def reading(assignment: Assignment, profile: Profile, tier: str, chars: int, runs: int) -> list[Figure]:
@@ -189,5 +302,5 @@ def _in_turns(first: Callable[[], object], second: Callable[[], object], runs: i
 
 
 def _empty_notebook(tier: str) -> None:
-    with Session(notebook=one_cell("pass"), files={}, environment={}, limits=LIMITS, tier=tier) as session:
+    with Session(notebook=notebook_of("pass"), files={}, environment={}, limits=LIMITS, tier=tier) as session:
         session.execute()

@@ -237,8 +237,11 @@ def false_alarms(correct: list[Variant], bench: Bench, seeds: range, jobs: int) 
     return len(failures)
 
 
-def diagnosis(reasons: Mapping[str, str], kept: Mapping[str, bool]) -> bool:
-    """Print which tiers start here and what the first of them keeps; whether this machine can grade."""
+def diagnosis(reasons: Mapping[str, str], kept: Mapping[str, Mapping[str, bool]], cold: Sequence[str]) -> bool:
+    """Print which tiers start here and what the first of them keeps; whether this machine can grade.
+
+    `kept` is by how a sandbox starts, from nothing (cold) and as a copy (warm); `cold` is what kept it from the latter.
+    """
     in_use = next((tier for tier, reason in reasons.items() if not reason), None)
     tiers = Table("sandbox", "what it is", "on this machine", title="Sandboxes, the strongest first")
     for tier, reason in reasons.items():
@@ -248,13 +251,16 @@ def diagnosis(reasons: Mapping[str, str], kept: Mapping[str, bool]) -> bool:
     if in_use is None:
         say("There is no sandbox on this machine, and nothing is graded without one.", style="bold red")
         return False
-    table = Table("promise", "kept", title=f"What {in_use} keeps, tried just now")
-    for name, holds in kept.items():
-        is_promised = name in promised(in_use)
-        no = "[red]NO[/]" if is_promised else "[yellow]no: not promised by this weaker sandbox[/]"
-        table.add_row(PROMISES[name], "[green]yes[/]" if holds else no)
+    table = Table(
+        "promise", *(f"kept, started {start}" for start in kept), title=f"What {in_use} keeps, tried just now"
+    )
+    for name in PROMISES:
+        no = "[red]NO[/]" if name in promised(in_use) else "[yellow]no: not promised by this weaker sandbox[/]"
+        table.add_row(PROMISES[name], *("[green]yes[/]" if found[name] else no for found in kept.values()))
     console.print(table)
-    return all(kept[name] for name in promised(in_use))
+    for reason in cold[-1:]:
+        say(f"Every sandbox starts cold here: {reason}", style="yellow")
+    return all(found[name] for found in kept.values() for name in promised(in_use))
 
 
 def gpu_table(found: Sequence[Gpu]) -> None:

@@ -28,6 +28,7 @@ from grader.pipeline import Bench, grade_submission, ran, set_up
 from grader.sandbox import tiers
 from grader.sandbox.bridge import Session, Student, StudentError
 from grader.sandbox.launch import SHARED_FOLDERS, _is_alive
+from grader.sandbox.selftest import ENVIRONMENT
 from grader.types import Outcome, Submission
 from tests.conftest import LIMITS, notebook_of
 from tests.small import folder_with
@@ -174,7 +175,7 @@ def test_a_notebook_reaches_nothing(attack: dict[str, Any], outside: Outside, ti
     head = outside.names() + (BRIDGE if attack["class"] == "bridge" else "")
     with watched(outside) as came_back:
         session = Session(
-            notebook=notebook_of(head, *attack["cells"]), files={}, environment={}, limits=limits, tier=tier
+            notebook=notebook_of(head, *attack["cells"]), files={}, environment=ENVIRONMENT, limits=limits, tier=tier
         )
         with session:
             family = psutil.Process(session._sealed.process.pid)

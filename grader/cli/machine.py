@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from grader.benchmark import counting, reading, sandbox_start
+from grader.benchmark import counting, reading, sandbox_start, submission
 from grader.cli.common import AssignmentOption, ProfileOption, app, load, usable_tier
 from grader.cluster import Slot
 from grader.cluster import run as run_runners
@@ -19,7 +19,8 @@ from grader.errors import RuntimeUnavailable, SandboxUnavailable, UsageError
 from grader.pipeline import set_up
 from grader.sandbox.devices import can_run, find_gpus
 from grader.sandbox.runtime import missing, runtime_identity
-from grader.sandbox.selftest import prove, require_device
+from grader.sandbox.selftest import can_be_warm, prove, require_device
+from grader.sandbox.template import why_cold
 from grader.sandbox.tiers import candidates, why_not
 from grader.selftest import read_matrix, small
 from grader.terminal import diagnosis, false_alarms, gpu_table, measured, say, wrong_verdicts
@@ -61,6 +62,7 @@ def bench(
     tier = usable_tier(False)
     measured(counting(1_000, 100, runs), "A gradebook of 100,000 grades, 1,000 students (medians)")
     measured([sandbox_start(tier, runs)], "The sandbox (medians)")
+    measured(submission(tier, runs), "One small submission: 1 s of training, 12 calls (medians)")
     measured(reading(loaded, scale, tier, chars, runs), f"Reading {chars:,} characters (medians)")
 
 
@@ -77,8 +79,9 @@ def doctor(
     profiles = load_assignment(assignment).profiles if assignment else ()
     reasons = {tier: why_not(tier) for tier in candidates()}
     usable = [tier for tier, reason in reasons.items() if not reason]
-    kept = prove(usable[0]) if usable else {}
-    can_grade = diagnosis(reasons, kept)
+    starts = ("cold", "warm") if usable and can_be_warm(usable[0]) else ("cold",)
+    kept = {start: prove(usable[0], warm=start == "warm") for start in starts} if usable else {}
+    can_grade = diagnosis(reasons, kept, why_cold())
     try:
         gpu_table(find_gpus())
     except RuntimeUnavailable as error:

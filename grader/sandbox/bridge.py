@@ -79,10 +79,11 @@ class Session:
         python: str = sys.executable,
         private: Sequence[str] = (),
         lease: Lease | None = None,
+        warm: bool = True,
     ) -> None:
-        """Start the sandbox on a notebook (bytes of valid nbformat 4 JSON), with a GPU if there is a lease.
+        """Start the sandbox on a notebook (bytes of valid nbformat 4 JSON), as a copy of a warm template if it may be.
 
-        Raises SandboxUnavailable, RuntimeUnavailable.
+        With a lease it has a GPU, and starts cold. Raises SandboxUnavailable, RuntimeUnavailable.
         """
         self.limits = limits
         self.device = "gpu" if lease else "cpu"
@@ -101,7 +102,8 @@ class Session:
             "output_bytes": limits.output_bytes,
         }
         frame = wire.pack(job, b"".join(files.values()) + notebook)
-        self._sealed = Sealed(tier, frame, python=python, private=private, lease=lease)
+        start = {**environment, "GRADER_DEVICE": self.device} if warm and lease is None else None
+        self._sealed = Sealed(tier, frame, python=python, private=private, lease=lease, environment=start)
         self._hard_deadline = time.monotonic() + limits.total_wall_s
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
@@ -119,6 +121,16 @@ class Session:
         self._closed.set()
         self._watcher.join()
         self._sealed.close()
+
+    @property
+    def pid(self) -> int:
+        """The process that all others of the sandbox descend from."""
+        return self._sealed.process.pid
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether it is a copy of a warm template."""
+        return self._sealed.copy is not None
 
     @property
     def over(self) -> SessionOver | None:
@@ -191,8 +203,8 @@ class Session:
     def _cause(self, error: Exception) -> Outcome:
         """Which outcome an ended or broken conversation stands for.
 
-        Raises InfrastructureError if the kernel has killed processes meanwhile: within its limits, no notebook can be
-        blamed for that.
+        Raises InfrastructureError if the kernel has killed processes meanwhile, or the template is gone: within its
+        limits, no notebook can be blamed for that.
         """
         if isinstance(error, wire.WireError):
             return Outcome.PROTOCOL_VIOLATION
@@ -202,6 +214,8 @@ class Session:
             return Outcome.TIMED_OUT
         if oom_kills() > self._oom_kills:
             raise InfrastructureError("the machine ran out of memory: grade fewer notebooks at once (--jobs).")
+        if self._sealed.is_orphaned:
+            raise InfrastructureError("the template that sandboxes are copied from has ended: something killed it.")
         return Outcome.KERNEL_DIED
 
     # -- calls ------------------------------------------------------------------------------------------------

@@ -11,8 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -21,10 +20,9 @@ from grader.errors import SandboxUnavailable
 from grader.sandbox import tiers
 from grader.sandbox.lease import Lease
 from grader.sandbox.limits import anonymous_file, seccomp_filter
+from grader.sandbox.template import LAUNCHER, Copy, warm_copy
 
 KILL_GRACE_S = 5.0
-# bubblewrap dies with the thread that started it: this one lives as long as the grader
-_LAUNCHER = ThreadPoolExecutor(1, "launcher")
 SHARED_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock")  # where every user may write
 
 
@@ -39,8 +37,11 @@ class Sealed:
         python: str = sys.executable,
         private: Sequence[str] = (),
         lease: Lease | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Start `runner.py` on `job`; what lies in the folders `private` cannot be read inside.
+        """Run `job` in a sandbox; what lies in the folders `private` cannot be read inside.
+
+        With the job's `environment` it may be a copy of a warm template; without, it is started from nothing.
 
         Raises SandboxUnavailable if the command cannot be started, or if this tier cannot close a private folder.
         """
@@ -48,13 +49,40 @@ class Sealed:
         self.control, control_inside = socket.socketpair()
         self.bridge, bridge_inside = socket.socketpair()
         self.stderr = anonymous_file(b"")
-        job_fd, filter_fd = anonymous_file(job), anonymous_file(seccomp_filter(network=tier != tiers.UID))
+        job_fd = anonymous_file(job)
         inside = (control_inside.fileno(), bridge_inside.fileno())
         self._uid, self._folder = tiers.slot_uid() if tier == tiers.UID else None, ""
+        self.copy: Copy | None = None
+        try:
+            if environment:
+                self.copy = warm_copy(tier, python, private, environment, (*inside, job_fd, self.stderr))
+            self.process = self.copy or self._start(tier, python, private, inside, job_fd, lease)
+        except SandboxUnavailable:
+            self._give_back()
+            raise
+        except OSError as error:
+            self._give_back()
+            raise SandboxUnavailable(f"the sandbox could not be started: {error}") from error
+        finally:
+            os.close(job_fd)
+            control_inside.close()
+            bridge_inside.close()
+
+    def _start(
+        self,
+        tier: str,
+        python: str,
+        private: Sequence[str],
+        inside: tuple[int, int],
+        job_fd: int,
+        lease: Lease | None,
+    ) -> subprocess.Popen[bytes]:
+        """A tree of its own from nothing: `runner.py`, started by the command of the tier."""
+        filter_fd = anonymous_file(seccomp_filter(network=tier != tiers.UID))
         try:
             command = tiers.command(tier, python, inside, filter_fd, private, lease)
             self._folder = self._own_folder() if tier in (tiers.UID, tiers.NONE) else ""
-            self.process = _LAUNCHER.submit(
+            return LAUNCHER.submit(
                 subprocess.Popen,
                 command,
                 env={"PATH": tiers.PATH, **({"HOME": self._folder, "TMPDIR": self._folder} if self._folder else {})},
@@ -65,14 +93,8 @@ class Sealed:
                 start_new_session=True,
                 cwd=self._folder or "/",
             ).result()
-        except OSError as error:
-            self._give_back()
-            raise SandboxUnavailable(f"the sandbox could not be started: {error}") from error
         finally:
-            for fd in (job_fd, filter_fd):
-                os.close(fd)
-            control_inside.close()
-            bridge_inside.close()
+            os.close(filter_fd)
 
     def _own_folder(self) -> str:
         """A folder outside any mount namespace, which goes when the sandbox does."""
@@ -87,8 +109,16 @@ class Sealed:
         text = os.pread(self.stderr, 2000, max(0, size - 2000)).decode(errors="replace").strip()
         return text.splitlines()[-1] if text else "it said nothing"
 
+    @property
+    def is_orphaned(self) -> bool:
+        """Whether it has lost the template that it is a copy of, and was ended by that."""
+        return self.copy is not None and self.copy.template.is_gone
+
     def kill(self) -> None:
         """End every process of the tree and wait until they are gone."""
+        if isinstance(self.process, Copy):
+            self.process.end(KILL_GRACE_S)
+            return
         family = []
         with contextlib.suppress(psutil.NoSuchProcess):
             family = psutil.Process(self.process.pid).children(recursive=True)
@@ -124,6 +154,8 @@ class Sealed:
             _remove_files_of(self._uid)
 
     def _give_back(self) -> None:
+        if self.copy:
+            self.copy.close()
         self.control.close()
         self.bridge.close()
         os.close(self.stderr)

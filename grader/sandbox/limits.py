@@ -169,6 +169,12 @@ def uses_more_than(limit_bytes: int, root_pid: int) -> bool:
     return _sum(members, _resident) > limit_bytes and _sum(members, _proportional) > limit_bytes
 
 
+def tree_cpu_s(root_pid: int) -> float:
+    """CPU seconds of a process and all its descendants, and of those that have ended and were waited for."""
+    root = psutil.Process(root_pid)
+    return float(sum(sum(member.cpu_times()[:4]) for member in [root, *root.children(recursive=True)]))
+
+
 def _sum(members: Sequence[psutil.Process], size: Callable[[psutil.Process], int]) -> int:
     total = 0
     for member in members:

@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +31,26 @@ WATCH_INTERVAL_S = 0.1
 INTERRUPT_GRACE_S = 15.0  # for what was written before to be read, too
 PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 4, 22, 38
 SECCOMP_MODE_FILTER = 2
-RUNNER_BYTES = 400 << 20  # some 90 MB are its own
+RUNNER_BYTES = 310 << 20  # besides what it has before the first cell
 
 
 class Run:
     """One notebook from its first cell to the end of the checks."""
 
-    def __init__(self, job: dict[str, Any], notebook: Any, control_fd: int, bridge_fd: int) -> None:
+    def __init__(
+        self, job: dict[str, Any], notebook: Any, control_fd: int, bridge_fd: int, provisioner: Any = None
+    ) -> None:
         from jupyter_client.manager import AsyncKernelManager
         from nbclient import NotebookClient
+
+        manager = AsyncKernelManager(kernel_name="python3", transport="ipc")  # where there may be no loopback
+        if provisioner:
+            manager.provisioner = provisioner(parent=manager, kernel_id="", kernel_spec=manager.kernel_spec)
 
         self.job, self.notebook, self.bridge_fd = job, notebook, bridge_fd
         self.control = socket.socket(fileno=control_fd)
         self.deadline = time.monotonic() + job["notebook_wall_s"]
+        self.most_bytes = _resident_bytes() + RUNNER_BYTES
         self.current: tuple[Any, int] = ({}, 0)  # the running cell and its number; None once all have run
         self.trouble: tuple[str, str] | None = None  # the first outcome other than PASSED, and its sentence
         self.client: Any = NotebookClient(
@@ -52,7 +60,7 @@ class Run:
             interrupt_on_timeout=True,
             error_on_timeout={"ename": "TimeoutError", "evalue": "out of time", "traceback": []},
             allow_errors=True,
-            km=AsyncKernelManager(kernel_name="python3", transport="ipc"),  # where there may be no loopback
+            km=manager,
             ipython_hist_file=":memory:",
         )
 
@@ -129,7 +137,7 @@ class Run:
             cell, number = self.current
             if cell is None:
                 return
-            if _output_size(cell) > self.job["output_bytes"] or _resident_bytes() > RUNNER_BYTES:
+            if _output_size(cell) > self.job["output_bytes"] or _resident_bytes() > self.most_bytes:
                 self.note("OUTPUT_EXCEEDED", f"A cell wrote more than {self.job['output_bytes']:,} bytes of output.")
                 cell.outputs = []
             elif _cpu_s(kernel) > self.job["notebook_cpu_s"]:
@@ -207,10 +215,8 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
 
 
-def _filter_calls(fd: int) -> None:
-    """Take the seccomp filter that lies in a file, where no bubblewrap has done so."""
-    code = os.pread(fd, 1 << 16, 0)
-    os.close(fd)
+def filter_calls(code: bytes) -> None:
+    """Take a seccomp filter, where no bubblewrap has done so. Raises OSError."""
     program, libc = _Program(len(code) // 8, code), ctypes.CDLL(None, use_errno=True)
     for arguments in ((PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program))):
         if libc.prctl(*arguments):
@@ -218,16 +224,27 @@ def _filter_calls(fd: int) -> None:
 
 
 def main() -> None:
-    """Read the job, take the limits, lay out the files, run."""
+    """Take the filter where it is ours to take, and run the job on standard input."""
+    if len(sys.argv) > 3:
+        filter_calls(os.pread(int(sys.argv[3]), 1 << 16, 0))
+        os.close(int(sys.argv[3]))
+    run_job(sys.stdin.buffer.read, int(sys.argv[1]), int(sys.argv[2]))
+
+
+def run_job(
+    read: Callable[[int], bytes], control_fd: int, bridge_fd: int, fork_kernel: Callable[[int], Any] | None = None
+) -> None:
+    """Read the job, take the limits, lay out the files, run.
+
+    `fork_kernel` makes the kernel's process beforehand, and returns the class of its provisioner.
+    """
     # the kernel runs under the same uid: without this it could write into this process's memory
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0)
-    control_fd, bridge_fd = int(sys.argv[1]), int(sys.argv[2])
-    if len(sys.argv) > 3:
-        _filter_calls(int(sys.argv[3]))
-    job, body = wire.read_frame(sys.stdin.buffer.read)
+    job, body = wire.read_frame(read)
     _limit(job)
     for name, value in job["environment"].items():
         os.environ[name] = value.replace("$HOME", str(Path.cwd()))
+    provisioner = fork_kernel(bridge_fd) if fork_kernel else None
     offset = 0
     for name, size in job["files"]:
         path = Path(name)
@@ -237,7 +254,7 @@ def main() -> None:
     import nbformat
 
     notebook = nbformat.reads(body[offset:].decode(), as_version=4)
-    asyncio.run(Run(job, notebook, control_fd, bridge_fd).run())
+    asyncio.run(Run(job, notebook, control_fd, bridge_fd, provisioner).run())
 
 
 if __name__ == "__main__":

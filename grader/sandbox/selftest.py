@@ -19,6 +19,7 @@ from grader.sandbox.bridge import Session, Student, StudentError
 from grader.sandbox.launch import SHARED_FOLDERS
 from grader.sandbox.lease import PROBE, Lease, leased
 from grader.sandbox.runtime import require as require_runtime
+from grader.sandbox.template import OFF, end_templates, template_for, why_cold
 from grader.types import Limits, Profile
 
 PROMISES = {
@@ -43,6 +44,7 @@ PROMISES = {
 NOT_PROMISED = {
     tiers.UID: {"no_host_files", "no_host_processes", "own_folders_only", "small_dev", "disk_limit"},
 }
+ENVIRONMENT = {"OMP_NUM_THREADS": "1"}  # with which a sandbox can be started warm
 _DEVICES = ["console", "core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin"]
 _DEVICES += ["stdout", "tty", "urandom", "zero"]
 LIMITS = Limits(  # of a notebook of ours
@@ -73,15 +75,10 @@ def fill():
             file.write(bytes(8 << 20))
 
 def multiply():
-    children = []
+    children = []  # not forked: with MXNet loaded that starts threads, and ends the process when it cannot
     try:
         for _ in range(100):
-            child = os.fork()
-            if child == 0:
-                import time
-                time.sleep(30)
-                os._exit(0)
-            children.append(child)
+            children.append(os.posix_spawn("/bin/sleep", ["sleep", "30"], {}))
     finally:
         for child in children:
             os.kill(child, 9)
@@ -148,11 +145,18 @@ except Exception:
 """
 
 
-def prove(tier: str) -> dict[str, bool]:
-    """Which promises this tier keeps on this machine. Raises SandboxUnavailable if the canary could not run."""
+def prove(tier: str, *, warm: bool = False) -> dict[str, bool]:
+    """Which promises this tier keeps on this machine, started from nothing or as a copy of a warm template.
+
+    Raises SandboxUnavailable if the canary could not run.
+    """
     with _bait() as bait:
         head = "".join(f"{name} = {value!r}\n" for name, value in bait.items())
-        with Session(notebook=one_cell(head + _CANARY), files={}, environment={}, limits=LIMITS, tier=tier) as session:
+        with Session(
+            notebook=notebook_of(head + _CANARY), files={}, environment=ENVIRONMENT, limits=LIMITS, tier=tier, warm=warm
+        ) as session:
+            if warm and not session.is_warm:
+                raise SandboxUnavailable(f"the sandbox could not be started warm: {why_cold()[-1]}")
             execution = session.execute()
             try:
                 kept = Student(session, "").get("kept")
@@ -169,7 +173,7 @@ def prove(tier: str) -> dict[str, bool]:
 
 def trouble(tier: str, python: str, lease: Lease | None) -> str:
     """What goes wrong when a notebook of ours computes by an interpreter in this sandbox; empty if nothing does."""
-    cell, limits = one_cell(PROBE), GPU_LIMITS if lease else LIMITS
+    cell, limits = notebook_of(PROBE), GPU_LIMITS if lease else LIMITS
     with Session(
         notebook=cell, files={}, environment={}, limits=limits, tier=tier, python=python, lease=lease
     ) as session:
@@ -203,11 +207,21 @@ def promised(tier: str) -> list[str]:
 
 
 def require(tier: str) -> None:
-    """Refuse a sandbox that does not keep every promise that it makes. Raises SandboxUnavailable."""
-    kept = prove(tier)
-    broken = [PROMISES[name] for name in promised(tier) if not kept[name]]
-    if broken:
-        raise SandboxUnavailable(f"the sandbox does not hold here: not kept is «{broken[0]}» ({len(broken)} in all).")
+    """Refuse a sandbox that does not keep every promise that it makes, however started. Raises SandboxUnavailable."""
+    for warm in (False, True) if can_be_warm(tier) else (False,):
+        kept = prove(tier, warm=warm)
+        broken = [PROMISES[name] for name in promised(tier) if not kept[name]]
+        if broken:
+            remedy = f" as a copy of a warm template: {OFF}=0 has each started from nothing" if warm else ""
+            raise SandboxUnavailable(
+                f"the sandbox does not hold here: not kept is «{broken[0]}» ({len(broken)} in all){remedy}."
+            )
+    end_templates()  # that of a submission begins with another environment, and hides other folders
+
+
+def can_be_warm(tier: str) -> bool:
+    """Whether sandboxes of this tier can be copies of a warm template on this machine."""
+    return template_for(tier, sys.executable, (), {**ENVIRONMENT, "GRADER_DEVICE": "cpu"}) is not None
 
 
 @contextlib.contextmanager
@@ -234,14 +248,17 @@ def _bait() -> Iterator[dict[str, object]]:
                 del os.environ["GRADER_CANARY"]
 
 
-def one_cell(source: str) -> bytes:
-    """A notebook of one code cell."""
-    cell: dict[str, object] = {
-        "cell_type": "code",
-        "id": "canary",
-        "metadata": {},
-        "outputs": [],
-        "execution_count": None,
-        "source": source,
-    }
-    return json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}).encode()
+def notebook_of(*sources: str) -> bytes:
+    """A notebook of these code cells."""
+    cells: list[dict[str, object]] = [
+        {
+            "cell_type": "code",
+            "id": f"cell-{i}",
+            "metadata": {},
+            "outputs": [],
+            "execution_count": None,
+            "source": source,
+        }
+        for i, source in enumerate(sources)
+    ]
+    return json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}).encode()

@@ -10,6 +10,7 @@ ordinary container none of this is allowed: there remains a uid of its own, with
 from __future__ import annotations
 
 import functools
+import json
 import os
 import shutil
 import subprocess
@@ -36,12 +37,15 @@ _REMEDY: Mapping[str, str] = {
     "grader and of Python that every user can read, in /opt for example.",
 }
 _NEEDS = {"bwrap": "bubblewrap", "choom": "util-linux", "setpriv": "util-linux", "unshare": "util-linux"}
+WARM = (USER, ROOT)  # where a template may make user namespaces
 HOME, GUEST = "/home/student", "/opt/guest"
 # The first to go when the machine runs out of memory; from inside it can only be made worse.
 FIRST_TO_GO = ("choom", "-n", "1000", "--")
 PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
 SLOT_UID_BASE, SLOTS = 0x60000000, 0x400000  # far above the uids of people and services; the process id is added
 SMALL_UID_BASE, SMALL_SLOTS = 40000, 20000  # where a container maps no more than 65,536
+HOME_MB = 128
+_FOLDERS = (("/dev/shm", "1777", 32), ("/tmp", "1777", 64))  # mode and megabytes
 _HERE = Path(__file__).parent
 _STAGE = """
 set -e
@@ -121,6 +125,26 @@ def command(
     return [*FIRST_TO_GO, *_around(tier, program, binds, filter_fd, private, lease.nodes if lease else ())]
 
 
+def template_command(
+    tier: str,
+    python: str,
+    requests_fd: int,
+    filter_fd: int,
+    private: Sequence[str],
+    environment: Mapping[str, str],
+) -> list[str]:
+    """The command that runs `zygote.py` in a tier, without what its copies need rights for and then take themselves."""
+    interpreter = _interpreter_folders(python)
+    fresh = [(path, mode, size << 20) for path, mode, size in (*_FOLDERS, (HOME, "0700", HOME_MB))]
+    layout = json.dumps({"fresh": fresh, "interpreter": interpreter})
+    program = ["env", *(f"{name}={value}" for name, value in environment.items())]
+    # without -I, as a kernel is started: what imports what is not to depend on how the sandbox began
+    program += [python, f"{GUEST}/zygote.py", str(requests_fd), str(filter_fd), layout]
+    binds = [(folder, folder) for folder in interpreter]
+    binds += [(str(_HERE / name), f"{GUEST}/{name}") for name in ("zygote.py", "runner.py", "guest.py", "wire.py")]
+    return [*FIRST_TO_GO, *_around(tier, program, binds, None, private, user=_TEMPLATE)]
+
+
 def _around(
     tier: str,
     program: Sequence[str],
@@ -128,24 +152,27 @@ def _around(
     filter_fd: int | None,
     private: Sequence[str],
     nodes: Sequence[tuple[str, str]] = (),
+    user: Sequence[str] | None = None,
 ) -> list[str]:
-    """A program in a tier."""
+    """A program in a tier; `user` are bubblewrap's words about users and rights, where not the tier's own."""
     drop = ["setpriv", "--reuid", str(slot_uid()), "--regid", str(slot_uid()), "--clear-groups", "--no-new-privs"]
     drop_all = [*drop, "--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all"]
     if tier == UID:
         return [*drop_all, "env", *program]  # setpriv itself still has the rights to find any program
     hidden = _hidden(private, [("/usr", "/usr"), *binds])
     if tier == USER:
-        return [*_bubblewrap(_OWN_USER, binds, filter_fd, hidden, nodes), *program]
+        return [*_bubblewrap(user or _OWN_USER, binds, filter_fd, hidden, nodes), *program]
     if tier == NO_USERNS:
         return [*_bubblewrap(_NO_USER, binds, filter_fd, hidden, nodes), *drop_all, *program]
     staged = [(f"/mnt/{i}", inner) for i, (_, inner) in enumerate(binds)]
     stage = ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", _STAGE, "stage", str(len(binds))]
     stage += [outer for outer, _ in binds]
-    return [*stage, *drop, *_bubblewrap(_OWN_USER, staged, filter_fd, hidden, nodes), *program]
+    return [*stage, *drop, *_bubblewrap(user or _OWN_USER, staged, filter_fd, hidden, nodes), *program]
 
 
 _OWN_USER = ("--unshare-user", "--disable-userns", "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL")
+# of a template: each copy makes a user namespace of its own, in which nobody makes another
+_TEMPLATE = tuple(word for word in _OWN_USER if word != "--disable-userns")
 _NO_USER = ("--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP")
 
 
@@ -165,9 +192,11 @@ def _bubblewrap(
         words += ["--setenv", name, value]
     words += ["--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin", "--symlink", "usr/lib", "/lib"]
     words += ["--symlink", "usr/lib64", "/lib64", "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
-    words += ["--proc", "/proc", "--ro-bind-try", "/proc/sys", "/proc/sys", "--dev", "/dev"]
+    words += ["--proc", "/proc", "--dev", "/dev"]
+    if user != _TEMPLATE:  # who sees a /proc with a part covered may not mount another
+        words += ["--ro-bind-try", "/proc/sys", "/proc/sys"]
     home_mode = "0700" if "--uid" in user else "1777"  # of root, where the uid is dropped inside
-    for path, mode, size in (("/dev/shm", "1777", 32), ("/tmp", "1777", 64), (HOME, home_mode, 128)):
+    for path, mode, size in (*_FOLDERS, (HOME, home_mode, HOME_MB)):
         words += ["--perms", mode, "--size", str(size << 20), "--tmpfs", path]
     parents = {str(parent) for _, inner in binds for parent in Path(inner).parents if len(parent.parts) > 1}
     for parent in sorted(parents - {"/usr", "/tmp", "/home"}):  # bubblewrap as root would close them
@@ -203,14 +232,13 @@ def _interpreter_folders(python: str) -> list[str]:
 
 
 def _hidden(private: Sequence[str], binds: Sequence[tuple[str, str]]) -> list[str]:
-    """Where private folders would be seen inside: below every name under which a folder that holds them is bound."""
-    found = []
-    for folder in map(Path, map(os.path.realpath, private)):
+    """Where private folders would be seen inside: an environment that is a link is bound under both its names."""
+    found = set()
+    for folder in map(os.path.realpath, private):
         for outer, inner in binds:
-            top = os.path.realpath(outer)
-            if folder.is_dir() and folder.is_relative_to(top):
-                found.append(str(Path(inner) / folder.relative_to(top)))
-    return found
+            if Path(folder).is_dir() and Path(folder).is_relative_to(os.path.realpath(outer)):
+                found.add(str(Path(inner) / Path(folder).relative_to(os.path.realpath(outer))))
+    return sorted(found)
 
 
 def require_closed(tier: str, private: Sequence[str]) -> None:

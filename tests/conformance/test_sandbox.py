@@ -19,8 +19,9 @@ import pytest
 from grader.errors import InfrastructureError, SandboxUnavailable
 from grader.sandbox import tiers
 from grader.sandbox.bridge import Handle, Session, SessionOver, Student, StudentError
-from grader.sandbox.selftest import PROMISES, promised, prove, require
-from grader.types import Outcome
+from grader.sandbox.selftest import ENVIRONMENT, PROMISES, can_be_warm, promised, prove, require
+from grader.sandbox.template import why_cold
+from grader.types import Limits, Outcome
 from tests.conftest import LIMITS, notebook_of
 
 ROOT = Path(__file__).parents[2]
@@ -36,9 +37,39 @@ def tier(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_the_canary_fails_at_everything_forbidden(tier: str) -> None:
+@pytest.fixture(scope="module", params=["cold", "warm"])
+def is_warm(request: pytest.FixtureRequest, tier: str) -> bool:
+    """Both ways in which a sandbox comes to be: from nothing, and as a copy of a template."""
+    if request.param == "warm":
+        if tier not in tiers.WARM:
+            pytest.skip(f"{tier} is always started cold")
+        assert can_be_warm(tier), why_cold()
+    return bool(request.param == "warm")
+
+
+@pytest.fixture
+def start(tier: str, is_warm: bool, request: pytest.FixtureRequest) -> Start:
+    """Start a session on some cells, cold or warm; it ends with the test."""
+
+    def start(*cells: str, limits: Limits = LIMITS, files: dict[str, bytes] | None = None) -> Session:
+        session = Session(
+            notebook=notebook_of(*cells),
+            files=files or {},
+            environment=ENVIRONMENT,
+            limits=limits,
+            tier=tier,
+            warm=is_warm,
+        )
+        request.addfinalizer(session.close)
+        assert session.is_warm == is_warm
+        return session
+
+    return start
+
+
+def test_the_canary_fails_at_everything_forbidden(tier: str, is_warm: bool) -> None:
     """The self-test, run for real, finds that each sandbox keeps exactly the promises that it makes."""
-    assert [name for name, holds in prove(tier).items() if holds] == promised(tier)
+    assert [name for name, holds in prove(tier, warm=is_warm).items() if holds] == promised(tier)
 
 
 ELSEWHERE = "CONFORMANCE_RUN_ELSEWHERE"  # set in the runs that the next test starts
@@ -88,7 +119,9 @@ def with_open_folders(command: list[str]) -> list[str]:
 
 def test_a_sandbox_that_breaks_a_promise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """With one promise broken there is no grading, and the sentence names the promise."""
-    monkeypatch.setattr("grader.sandbox.selftest.prove", lambda tier: {name: name != "no_network" for name in PROMISES})
+    monkeypatch.setattr(
+        "grader.sandbox.selftest.prove", lambda *_, **__: {name: name != "no_network" for name in PROMISES}
+    )
     with pytest.raises(SandboxUnavailable, match="no host socket can be reached"):
         require("bubblewrap")
 
@@ -337,7 +370,7 @@ def test_magics_and_plots_work(start: Start) -> None:
     assert "image/png" in execution.notebook_json
 
 
-def test_private_folders_cannot_be_read_wherever_they_lie(tier: str) -> None:
+def test_private_folders_cannot_be_read_wherever_they_lie(tier: str, is_warm: bool) -> None:
     """Hidden checks below a folder which the interpreter needs are not there; where they would be, nothing starts."""
     if not os.access(sys.prefix, os.W_OK):
         pytest.skip("this user cannot put a folder where the interpreter lies")
@@ -345,18 +378,27 @@ def test_private_folders_cannot_be_read_wherever_they_lie(tier: str) -> None:
         (Path(folder) / "oracle.py").write_text("secret")
         Path(folder).chmod(0o755)
         cell = f"import os\nfound = os.listdir({folder!r})"
+
+        def session(*private: str) -> Session:
+            return Session(
+                notebook=notebook_of(cell),
+                files={},
+                environment=ENVIRONMENT,
+                limits=LIMITS,
+                tier=tier,
+                private=private,
+                warm=is_warm,
+            )
+
         if tier == tiers.UID:
             with pytest.raises(SandboxUnavailable, match="chmod o-rwx"):
-                Session(
-                    notebook=notebook_of(cell), files={}, environment={}, limits=LIMITS, tier=tier, private=(folder,)
-                )
+                session(folder)
             return
         for private, found in (((), ["oracle.py"]), ((folder,), [])):
-            with Session(
-                notebook=notebook_of(cell), files={}, environment={}, limits=LIMITS, tier=tier, private=private
-            ) as session:
-                session.execute()
-                assert Student(session, "").get("found") == found
+            with session(*private) as started:
+                started.execute()
+                assert started.is_warm == is_warm
+                assert Student(started, "").get("found") == found
 
 
 @pytest.mark.parametrize(
