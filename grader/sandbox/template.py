@@ -33,6 +33,7 @@ MOST = 2  # templates of one grader: what differs between submissions is at most
 ATTEMPTS = 3  # to start a template of one kind
 OFF = "GRADER_WARM"  # an environment variable; 0: every sandbox is started cold
 KILL_GRACE_S = 5.0
+END_WALL_S = 0.2
 _MESSAGE = 4096
 
 
@@ -45,6 +46,7 @@ class Copy:
 
     def __init__(self, template: Template, pidfd: int) -> None:
         self.template, self._pidfd = template, pidfd
+        os.set_inheritable(pidfd, False)
         fields = Path(f"/proc/self/fdinfo/{pidfd}").read_text().split()
         self.pid = int(fields[fields.index("Pid:") + 1])
 
@@ -57,7 +59,7 @@ class Copy:
     def close(self) -> None:
         """Give its descriptor back, once it has ended."""
         os.close(self._pidfd)
-        self.template.release()
+        self.template.release(self)
 
 
 class Template:
@@ -66,7 +68,8 @@ class Template:
     def __init__(self, tier: str, python: str, private: Sequence[str], environment: Mapping[str, str]) -> None:
         """Start it and wait until it is warm. Raises SandboxUnavailable."""
         self._owner, self._lock = os.getpid(), threading.Lock()
-        self._copies, self._is_retired = 0, False
+        self._copies: set[Copy] = set()
+        self._is_retired = False
         self._requests, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._stderr, filter_fd = anonymous_file(b""), anonymous_file(seccomp_filter())
         try:
@@ -91,7 +94,7 @@ class Template:
         try:
             for fd in self._receive(START_WALL_S):  # of a copy without a job, which proves that there can be copies
                 os.close(fd)
-        except SandboxUnavailable:
+        except BaseException:  # Ctrl-C, too
             self.close()
             raise
 
@@ -108,8 +111,11 @@ class Template:
             except OSError as error:
                 raise TemplateRefused(f"the template is gone: {error}") from error
             copy = Copy(self, self._receive(FORK_WALL_S)[0])
-            self._copies += 1
-            return copy
+            self._copies.add(copy)
+        if copy.pid <= 0:
+            copy.close()
+            raise SandboxUnavailable("the copy of the template has ended before it began.")
+        return copy
 
     @property
     def is_ours(self) -> bool:
@@ -118,12 +124,12 @@ class Template:
 
     @property
     def is_gone(self) -> bool:
-        """Whether it has ended. Its copies end after it, so this is true before anything of theirs is seen to end."""
-        return self._requests.fileno() < 0 or _wait_for(self._requests.fileno(), 0, 0)
+        """Whether it has ended, or does so at this moment: it takes its copies along, and one of them may be first."""
+        return self._requests.fileno() < 0 or _wait_for(self._requests.fileno(), 0, END_WALL_S)
 
     @property
     def is_idle(self) -> bool:
-        return self._copies == 0
+        return not self._copies
 
     def cpu_s(self) -> float:
         """CPU seconds of the template itself, and of what started it; none of its copies'."""
@@ -131,10 +137,9 @@ class Template:
         first = outer.children()[0]  # of the outer sandbox, which has the template below it
         return float(sum(sum(member.cpu_times()[:2]) for member in (outer, first, *first.children())))
 
-    def release(self) -> None:
+    def release(self, copy: Copy) -> None:
         """A copy has ended."""
-        with self._lock:
-            self._copies -= 1
+        self._copies.discard(copy)
         self._end_if_unused()
 
     def retire(self) -> None:
@@ -162,12 +167,12 @@ class Template:
             message, fds, _, _ = socket.recv_fds(self._requests, _MESSAGE, 1)
         except OSError as error:
             raise SandboxUnavailable(f"the template does not answer: {error}") from error
+        lines = os.pread(self._stderr, _MESSAGE, 0).decode(errors="replace").strip().splitlines() or [""]
         if not message:
-            said = os.pread(self._stderr, _MESSAGE, 0).decode(errors="replace").strip().splitlines()
-            raise TemplateRefused(f"the template has ended: {said[-1] if said else 'it said nothing'}")
+            raise TemplateRefused(f"the template has ended: {lines[-1] or 'it said nothing'}")
         answer = json.loads(message)
         if "error" in answer:
-            raise TemplateRefused(f"the template cannot be copied: {answer['error']}")
+            raise TemplateRefused(f"the template cannot be copied: {answer['error']} {lines[-1]}".strip())
         return fds
 
 

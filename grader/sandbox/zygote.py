@@ -67,7 +67,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, _reap)
-    nothing = [os.open(os.devnull, os.O_RDWR) for _ in range(FDS)]
+    nothing = [*(os.open(os.devnull, os.O_RDWR) for _ in range(FDS - 1)), os.dup(2)]
     _answer(requests, nothing, code, layout)  # to the grader's first question: can there be copies at all?
     while True:
         request, fds, _, _ = socket.recv_fds(requests, 16, FDS)
