@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import logging
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -53,6 +54,7 @@ from grader.types import (
     Submission,
 )
 
+log = logging.getLogger(__name__)
 MOST_OPEN = 4  # models of a notebook in the open class
 OPEN_SHARE = 40  # of the time for one sandbox, each of them has this part for one text
 ENDED = "Another model of the open class ended the notebook's process."
@@ -220,6 +222,8 @@ def _examine(notebook: bytes, params: Mapping[str, bytes], submission: Submissio
     while work is None or time.monotonic() - started < bench.profile.limits.total_wall_s:
         with _session(notebook, params, bench) as session:
             execution = session.execute()
+            said = execution.message and f" ({execution.message})"
+            log.info("notebook: %s after %.1f s%s", execution.outcome.value, execution.wall_time_s, said)
             if work is None and execution.outcome is Outcome.KERNEL_DIED and not died:
                 died = True
                 continue  # something outside may have killed it: it is believed when it happens twice
@@ -299,8 +303,11 @@ def _ask(session: Session, work: _Work, seed: int, bench: Bench, params: Collect
         work.execution = dataclasses.replace(work.execution, outcome=outcome, message=str(error))
         return
     if open_checks:
-        for result in run_checks(bench.assignment, open_checks, student, seed, bench.split.test):
-            work.checks[result.check_id] = result
+        results = run_checks(bench.assignment, open_checks, student, seed, bench.split.test)
+        work.checks |= {result.check_id: result for result in results}
+        passed = sum(result.outcome is Outcome.PASSED for result in results)
+        seconds = sum(result.wall_time_s for result in results)
+        log.info("checks: %d of %d passed in %.1f s", passed, len(open_checks), seconds)
     _load_params(session, student, work, params, bench)
     open_curves = [curve for curve in bench.profile.curves if curve.model not in work.scores]
     if work.open_class is None and session.over is None:
@@ -316,6 +323,8 @@ def _ask(session: Session, work: _Work, seed: int, bench: Bench, params: Collect
         for model, score in scores.items():
             said = None if model in params else reported.get(model)  # which is of the model before it took weights
             work.scores[model] = dataclasses.replace(score, reported=said)
+            nats = "not measured" if score.nats_per_char is None else f"{score.nats_per_char:.3f} nats/char"
+            log.info("model %s: %s %s%s", model, score.outcome.value, nats, score.message and f" ({score.message})")
         if session.over and any(score.is_open for score in scores.values()):
             for curve in work.open_class or ():  # once is enough: the others are to have their time
                 work.scores.setdefault(curve.model, without_model(curve, Outcome.NOT_RUN, ENDED))
