@@ -22,6 +22,7 @@ from grader.intake import collect
 from grader.leaderboard import rows
 from grader.pipeline import grade_submission, set_up
 from grader.types import Grade, Status
+from tests import faults
 from tests.conftest import notebook_of
 from tests.small import CHECK, course_in, folder_with, grade_command, scores
 
@@ -178,6 +179,19 @@ def test_a_worker_that_is_killed_costs_nobody_a_point(course: Path) -> None:
     process.communicate(timeout=60)
     assert process.returncode == 0
     assert scores(course, "out") == {"right": "2.0", "slow": "2.0", "wrong": "0.0"}
+
+
+def test_whatever_is_killed_the_grades_are_the_same(tmp_path: Path) -> None:
+    """Eight kills of random processes at random moments: the same command ends in the same grades.csv, times aside.
+
+    `python -m tests.faults --kills 100` is the long form.
+    """
+    course = course_in(tmp_path, faults.class_of(6))
+    assert faults.start(course, "calm").wait() == 0
+    faults.disturb(course, "disturbed", 8, random.Random(1))
+    assert faults.table(course, "disturbed") == faults.table(course, "calm")
+    with Gradebook.open(course / "disturbed" / "gradebook.sqlite") as book:
+        assert len(book.latest()) == 6
 
 
 def test_ctrl_c_finishes_what_runs_and_can_be_resumed(course: Path) -> None:

@@ -142,3 +142,35 @@ def tls_settings(folder: Path) -> dict[str, str]:
         settings[f"DASK_DISTRIBUTED__COMM__TLS__{role}__CERT"] = str(folder / "cert.pem")
         settings[f"DASK_DISTRIBUTED__COMM__TLS__{role}__KEY"] = str(folder / "key.pem")
     return settings
+
+
+def snippet(name: str) -> dict[str, Any]:
+    """Run an example of docs/cluster.md; what it defines."""
+    text = (ROOT / "docs" / "cluster.md").read_text()
+    defined: dict[str, Any] = {}
+    exec(text.split(f"```python {name}\n")[1].split("```")[0], defined)
+    return defined
+
+
+def test_the_job_script_for_slurm_offers_one_gpu_to_one_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As documented: a job asks for a GPU, and its runner has one thread, no nanny and the GPU as its resource."""
+    from dask_jobqueue import SLURMCluster
+
+    monkeypatch.setattr(SLURMCluster, "scale", lambda self, jobs: None)  # there is no sbatch here
+    cluster = snippet("slurm")["cluster"]
+    script = cluster.job_script()
+    cluster.close()
+    assert "#SBATCH --gres=gpu:1\n" in script
+    command = next(line for line in script.splitlines() if "dask_worker" in line)
+    for option in ("--nthreads 1", "--no-nanny", "--resources GPU=1"):
+        assert option in command
+
+
+def test_the_pods_for_kubernetes_offer_one_gpu_to_one_task() -> None:
+    """As documented: each pod has a GPU, and its runner has one thread, no nanny and the GPU as its resource."""
+    worker = snippet("kubernetes")["spec"]["spec"]["worker"]
+    (container,) = worker["spec"]["containers"]
+    assert worker["replicas"] == 16
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": "1"}
+    expected = ["dask", "worker", "--no-nanny", "--nthreads", "1", "--resources", "GPU=1"]
+    assert container["args"][: len(expected)] == expected
