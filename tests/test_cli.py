@@ -23,7 +23,7 @@ def run_grader(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess
         (["grade", "."], 2, "--output"),
         (["grade", "nowhere", "-o", "TMP/out"], 2, "nowhere"),
         (["grade", "TMP/empty", "-o", "TMP/out"], 2, "TMP/empty"),
-        (["grade", ".", "-o", "TMP/out", "--jobs", "0"], 2, "--jobs"),
+        (["grade", ".", "-o", "TMP/out", "--jobs", "-1"], 2, "--jobs"),
         (["grade", ".", "-o", "TMP/out", "--jobs", "two"], 2, "--jobs"),
         (["grade", ".", "-o", "TMP/out", "--profile", "huge"], 2, "choose one of smoke, cpu, gpu"),
         (["grade", ".", "-o", "TMP/out", "--assignment", "tests"], 2, "assignment.yaml"),

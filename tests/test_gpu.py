@@ -28,7 +28,7 @@ from grader.sandbox.lease import leased
 from grader.sandbox.selftest import PROMISES, trouble
 from grader.sandbox.tiers import UID, candidates, why_not
 from grader.sandbox.wire import is_gpu_memory
-from grader.terminal import console, gpus
+from grader.terminal import console, gpu_table
 from grader.types import Outcome, Status
 from tests.conftest import LIMITS, notebook_of
 from tests.gpus import AMPERE, HOPPER, FakeMachine
@@ -141,7 +141,7 @@ def test_doctor_says_what_mxnet_can_use(gpu_machine: FakeMachine, lines: list[st
     """Name, capability and driver, why not if not, and what to install if so."""
     gpu_machine.gpus(*lines)
     with console.capture() as captured:
-        gpus(find_gpus())
+        gpu_table(find_gpus())
     shown = " ".join(captured.get().replace("│", " ").split())
     for word in words:
         assert word in shown
@@ -149,7 +149,7 @@ def test_doctor_says_what_mxnet_can_use(gpu_machine: FakeMachine, lines: list[st
 
 def test_doctor_needs_no_gpu(gpu_machine: FakeMachine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver that hangs or fails is said, and the machine can grade all the same: exit 0."""
-    monkeypatch.setattr(machine, "prove", lambda tier: dict.fromkeys(PROMISES, True))
+    monkeypatch.setattr(machine, "prove", lambda tier, warm=False: dict.fromkeys(PROMISES, True))
     gpu_machine.script("echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18")
     done = CliRunner().invoke(app, ["doctor"])
     assert done.exit_code == 0
