@@ -101,17 +101,19 @@ def grade_each(
     submissions: Sequence[Submission],
     bench: Bench,
     *,
-    jobs: int,
+    jobs: int = 1,
     record: Callable[[Grade], None],
     watch: Watch = lambda event: None,
+    workers: Workers | None = None,
 ) -> None:
-    """Grade submissions in worker processes; `record` is called here, with each grade as it comes.
+    """Grade submissions in `jobs` worker processes, or by `workers`; `record` is called here, with each grade.
 
     Raises:
         Interrupted: after Ctrl-C, once the submissions in hand are finished and recorded.
     """
     if submissions:
-        _Batch(submissions, bench, hire(bench, jobs=min(jobs, len(submissions))), record, watch).run()
+        workers = workers or hire(bench, jobs=min(jobs, len(submissions)))
+        _Batch(submissions, bench, workers, record, watch).run()
 
 
 def _patiently(write: Callable[[], None]) -> None:

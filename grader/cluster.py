@@ -109,10 +109,13 @@ class Cluster(Workers):
         if seen["id"] != self._scheduler_id:
             self._client.register_plugin(Package(self._sha256, self._package), name=self._name)
             self._scheduler_id = seen["id"]
-        able = {address for address, worker in seen["workers"].items() if worker["resources"].get(self._resource)}
-        self._slots = len(able - self._dismissed)
+        offers = {address: worker["resources"] for address, worker in seen["workers"].items()}
+        kept = set(offers) - self._dismissed
+        self._slots = round(sum(offers[address].get(self._resource, 0) for address in kept))
         processing = self._client.processing()
-        self._places |= {str(key): address for address, keys in processing.items() for key in keys}
+        ours = set(self._keys.values())  # those not yet forgotten
+        places = self._places | {str(key): address for address, keys in processing.items() for key in keys}
+        self._places = {key: address for key, address in places.items() if key in ours}
         self._looked_at = time.monotonic()
 
     @property
@@ -139,11 +142,15 @@ class Cluster(Workers):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """The future raises SchedulerLost if the scheduler goes away."""
+        return self._send(_on_runner, self._sha256, self._limit_s, fn, args, kwargs)
+
+    def _send(self, fn: Callable[..., Any], *args: Any) -> Future[Any]:
+        """Have a runner's Dask worker itself call a function."""
         key, outer = f"{self._name}-{next(self._numbers)}", Future[Any]()
         self._keys[outer] = key
         outer.set_running_or_notify_cancel()
         try:
-            inner = self._executor.submit(_on_runner, self._sha256, self._limit_s, fn, args, kwargs, key=key)
+            inner = self._executor.submit(fn, *args, key=key)
         except _GONE:
             outer.set_exception(SchedulerLost(f"the scheduler at {self._address} does not answer"))
         else:

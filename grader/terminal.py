@@ -32,6 +32,7 @@ from grader.sandbox.devices import BUILD, LIBRARIES, Gpu, can_run
 from grader.sandbox.selftest import PROMISES, promised
 from grader.sandbox.tiers import WHAT
 from grader.selftest import Alarms, Trial, run_matrix, run_seeds
+from grader.simulated import Simulation
 from grader.types import Assignment, CheckResult, Grade, Outcome
 from grader.variants import Variant
 
@@ -290,6 +291,17 @@ def measured(figures: Sequence[Figure], title: str) -> None:
     for figure in figures:
         times = (f"{figure.time_s * 1000:.0f} ms", figure.floor, f"{figure.floor_s * 1000:.0f} ms")
         table.add_row(figure.what, *times, f"{figure.overhead_s * 1000:.0f} ms", f"{figure.ratio:.2f}")
+    console.print(table)
+
+
+def simulated(found: Simulation) -> None:
+    """Print what a simulated cluster came to."""
+    title = f"{found.submissions:,} submissions of {found.task_s:g} s on {found.slots} slots, simulated"
+    table = Table("what", "measured", title=title)
+    table.add_row("makespan", f"{found.makespan_s:.1f} s, {found.makespan_s / found.ideal_s:.3f} of the ideal")
+    table.add_row("slots idle, the last round included", f"{found.idle:.1%}")
+    for who, cpu_s in (("coordinator", found.coordinator_cpu_s), ("scheduler", found.scheduler_cpu_s)):
+        table.add_row(f"CPU of the {who}", f"{cpu_s:.1f} s, {cpu_s / found.makespan_s:.1%} of a core")
     console.print(table)
 
 

@@ -18,6 +18,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from grader.config import load_assignment
+from grader.pipeline import set_up
+from grader.simulated import simulate
 from tests.loopback import ROOT, Loopback, kill_tree
 from tests.small import course_in, grade_command, scores
 
@@ -142,6 +145,16 @@ def tls_settings(folder: Path) -> dict[str, str]:
         settings[f"DASK_DISTRIBUTED__COMM__TLS__{role}__CERT"] = str(folder / "cert.pem")
         settings[f"DASK_DISTRIBUTED__COMM__TLS__{role}__KEY"] = str(folder / "key.pem")
     return settings
+
+
+def test_a_simulated_cluster_grades_everything_once(course: Path) -> None:
+    """What `grader bench --slots` measures: no submission is left out, and no slot waits for long."""
+    assignment = load_assignment(course / "assignment")
+    bench = set_up(assignment, assignment.profile("smoke"), "none", str(course / "text.txt"))
+    found = simulate(20, 8, 1.0, bench)
+    assert found.ideal_s == 3.0
+    assert 3.0 <= found.makespan_s < 30
+    assert found.idle == pytest.approx(1 - 20 / (8 * found.makespan_s))
 
 
 def snippet(name: str) -> dict[str, Any]:

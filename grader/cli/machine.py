@@ -21,9 +21,10 @@ from grader.sandbox.devices import can_run, find_gpus
 from grader.sandbox.runtime import missing, runtime_identity
 from grader.sandbox.selftest import can_be_warm, prove, require_device
 from grader.sandbox.template import why_cold
-from grader.sandbox.tiers import candidates, why_not
+from grader.sandbox.tiers import NONE, candidates, why_not
 from grader.selftest import read_matrix, small
-from grader.terminal import diagnosis, false_alarms, gpu_table, measured, say, wrong_verdicts
+from grader.simulated import simulate
+from grader.terminal import diagnosis, false_alarms, gpu_table, measured, say, simulated, wrong_verdicts
 from grader.types import Profile
 
 
@@ -54,11 +55,17 @@ def selftest(
 def bench(
     runs: Annotated[int, typer.Option("--runs", min=1, help="Of each figure, and as many of its floor.")] = 5,
     chars: Annotated[int, typer.Option("--chars", min=7_500, help="Of text that is read.")] = 25_600,
+    slots: Annotated[int, typer.Option(min=0, help="Instead: a simulated cluster with so many slots.")] = 0,
+    submissions: Annotated[int, typer.Option(min=1, help="What the simulated cluster is given.")] = 1_000,
+    seconds: Annotated[float, typer.Option(min=0.1, help="What each of them takes.")] = 60.0,
     assignment: AssignmentOption = Path("reference"),
     profile: ProfileOption = "smoke",
 ) -> None:
     """Measure what the grader costs, each figure beside a floor."""
     loaded, scale = load(assignment, profile)
+    if slots:
+        simulated(simulate(submissions, slots, seconds, set_up(loaded, small(scale), NONE)))
+        return
     tier = usable_tier(False)
     measured(counting(1_000, 100, runs), "A gradebook of 100,000 grades, 1,000 students (medians)")
     measured([sandbox_start(tier, runs)], "The sandbox (medians)")
