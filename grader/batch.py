@@ -11,15 +11,14 @@ import itertools
 import signal
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from grader.cluster import Cluster, SchedulerLost
-from grader.errors import GraderError, InfrastructureError
+from grader.errors import GraderError, InfrastructureError, SchedulerLost
 from grader.executors import Attempt, InProcess, LocalWorkers, Workers
 from grader.gradebook import Gradebook
 from grader.pipeline import Bench, unmeasured
@@ -57,6 +56,8 @@ def hire(bench: Bench, *, jobs: int, scheduler: str = "") -> Workers:
     Raises UsageError if no scheduler answers at this address.
     """
     if scheduler:
+        from grader.cluster import Cluster  # Dask takes half a second to import, and most batches do without
+
         return Cluster(scheduler, bench, bench.device)
     return LocalWorkers(jobs, bench) if jobs else InProcess(bench)
 
@@ -90,7 +91,7 @@ def grade_batch(
             pending.append(submission)
 
     def record(grade: Grade) -> None:
-        publish(grade)
+        _patiently(lambda: publish(grade))
         _patiently(lambda: book.add(run_id, grade))
 
     if pending:
@@ -143,6 +144,8 @@ class _Batch:
         self._in_hand: dict[Future[Attempt], Submission] = {}
         self._places: dict[Future[Attempt], str] = {}
         self._attempts: Counter[str] = Counter()
+        self._faults: defaultdict[str, list[str]] = defaultdict(list)  # by worker, whom it failed since its last grade
+        self._able: set[str] = set()  # workers that have graded somebody
         self._numbers = itertools.count()
         self._bench, self._workers, self._record, self._watch = bench, workers, record, watch
 
@@ -151,8 +154,9 @@ class _Batch:
         try:
             with _stops(self._workers.kill) as stops:
                 while (self._waiting or self._put_off or self._in_hand) and len(stops) < 2:
+                    slots = self._workers.slots
                     if not stops:
-                        self._hand_out()
+                        self._hand_out(slots)
                     elif not self._in_hand:
                         break
                     self._collect()
@@ -164,12 +168,11 @@ class _Batch:
         finally:
             self._workers.shutdown(cancel_futures=True)
 
-    def _hand_out(self) -> None:
+    def _hand_out(self, slots: int) -> None:
         """Give each free worker one submission: a worker that is lost takes only what it held."""
         while self._put_off and self._put_off[0][0] <= time.monotonic():
             self._waiting.append(heapq.heappop(self._put_off)[-1])
-        free = self._workers.slots - len(self._in_hand)
-        for _ in range(min(free, len(self._waiting))):
+        for _ in range(min(slots - len(self._in_hand), len(self._waiting))):
             submission = self._waiting.popleft()
             self._tell("started", submission)
             self._in_hand[self._workers.grade(submission)] = submission
@@ -184,6 +187,8 @@ class _Batch:
             if done.grade:
                 self._record(done.grade)
                 self._tell("graded", submission, worker, grade=done.grade, log=done.log)
+                self._able.add(worker)
+                self._faults.pop(worker, None)
             else:
                 self._try_again(submission, worker, done)
             del self._in_hand[future]
@@ -196,20 +201,32 @@ class _Batch:
 
     def _outcome(self, future: Future[Attempt], submission: Submission, worker: str) -> Attempt:
         """What came back, with whatever prevented it as a fault of ours. Raises AssignmentError."""
-        error = future.exception()
+        error, is_remote = future.exception(), self._workers.is_remote
         if error is None:
             done = future.result()
-            why = objection(done.grade, submission, self._bench) if done.grade and self._workers.is_remote else ""
+            why = objection(done, submission, self._bench) if is_remote else ""
             if not why:
                 return done
             self._workers.dismiss(worker)
             error = InfrastructureError(f"the grade that {worker or 'a runner'} sent was refused: {why}")
-        if isinstance(error, GraderError) and not isinstance(error, InfrastructureError):
+        if isinstance(error, GraderError) and not isinstance(error, InfrastructureError) and not is_remote:
             raise error
         if isinstance(error, SchedulerLost):
             self._attempts[submission.student_id] -= 1
         said = str(error) if isinstance(error, GraderError) else f"unexpected {type(error).__name__}: {error}"
         return Attempt(grade=None, fault=said, log="")
+
+    def _note_fault(self, student_id: str, worker: str) -> None:
+        """Dismiss a runner on which one after the other fails, if there are others: else it would take the whole class.
+
+        One that is idle again at once is given most of what waits. Those whom it hit have lost no attempt by it.
+        """
+        hit = self._faults[worker]
+        hit.append(student_id)
+        others = self._able - {worker} or (worker not in self._able and self._workers.slots > 1)
+        if self._workers.is_remote and worker and len(set(hit)) >= ATTEMPTS and others:
+            self._workers.dismiss(worker)
+            self._attempts.subtract(self._faults.pop(worker))
 
     def _tell(self, kind: str, submission: Submission, worker: str = "", **more: Any) -> None:
         self._watch(Event(kind=kind, student_id=submission.student_id, worker=worker, **more))
@@ -217,6 +234,7 @@ class _Batch:
     def _try_again(self, submission: Submission, worker: str, done: Attempt) -> None:
         student_id = submission.student_id
         self._attempts[student_id] += 1
+        self._note_fault(student_id, worker)
         self._tell("failed", submission, worker, message=done.fault, log=done.log)
         count = self._attempts[student_id]
         if count < ATTEMPTS:

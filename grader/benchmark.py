@@ -259,11 +259,17 @@ def _fill(raw: sqlite3.Connection, students: int, each: int) -> None:
     raw.commit()
 
 
-def _solution(assignment: Assignment, folder: Path) -> Submission:
-    """The master notebook, as if handed in."""
+def require_solution(assignment: Assignment) -> Path:
+    """The master notebook. Raises AssignmentError if there is none."""
     master = Path(assignment.folder) / "homework.py"
     if not master.exists():
         raise AssignmentError(f"{master} does not exist: only the staff's folder has the solution that is measured.")
+    return master
+
+
+def _solution(assignment: Assignment, folder: Path) -> Submission:
+    """The master notebook, as if handed in."""
+    master = require_solution(assignment)
     path, data = folder / "solution.ipynb", to_json(read_percent(master)).encode()
     path.write_bytes(data)
     return Submission(student_id="", path=str(path), sha256=hashlib.sha256(data).hexdigest(), submitted_at="")

@@ -13,6 +13,7 @@ import ctypes
 import dataclasses
 import hashlib
 import itertools
+import logging
 import math
 import os
 import pickle
@@ -24,7 +25,6 @@ import tempfile
 import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import CancelledError, Future
@@ -33,11 +33,11 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from distributed import Client, WorkerPlugin
+from distributed import Client, WorkerPlugin, get_worker
 from distributed.scheduler import KilledWorker
 
 from grader.config import check_files
-from grader.errors import InfrastructureError, UsageError, WorkerLost
+from grader.errors import InfrastructureError, PackageMissing, SandboxUnavailable, SchedulerLost, UsageError, WorkerLost
 from grader.executors import PR_SET_PDEATHSIG, Attempt, LocalWorkers, Workers, grade_here
 from grader.intake import MAX_PARAMS_BYTES, read_bounded
 from grader.pipeline import Bench
@@ -46,7 +46,8 @@ from grader.sandbox.tiers import NONE
 from grader.types import Submission
 from grader.unzip import MAX_FILE_BYTES
 
-CONNECT_S = 20.0
+log = logging.getLogger(__name__)
+CONNECT_S = 10.0
 GONE_S = 900.0  # without a scheduler; then the batch stops, to be gone on with by the same command
 LOOK_EVERY_S = 1.0
 DISMISSED = 77  # exit status of a runner that nobody wants back
@@ -54,10 +55,6 @@ LEAVE_S = 0.5
 RESTART_S = 5.0  # from one start of a runner to the next
 RESOURCE = {"cpu": "CPU", "gpu": "GPU"}
 _GONE = (OSError, RuntimeError, TimeoutError)  # what Dask's client raises without a scheduler
-
-
-class SchedulerLost(WorkerLost):
-    """The scheduler went away with all that was in hand: nobody's attempt is used up by that."""
 
 
 class Cluster(Workers):
@@ -79,10 +76,12 @@ class Cluster(Workers):
         self._limit_s = limit_s
         self._package = pack(bench) if bench else b""
         self._sha256 = hashlib.sha256(self._package).hexdigest()
-        self._name = f"grader-{uuid.uuid4()}"  # keys and plugins with the same name are one to a scheduler
-        self._numbers = itertools.count()
+        self._plugin = f"grader-{self._sha256}"  # the same again after a kill: nothing piles up
+        self._name, self._numbers = f"grader-{uuid.uuid4()}", itertools.count()  # tasks of one key are one task to Dask
         self._keys: WeakKeyDictionary[Future[Any], str] = WeakKeyDictionary()
-        self._places: dict[str, str] = {}
+        self._places: dict[str, str] = {}  # by key, where a task was seen last
+        self._answered: dict[str, str] = {}  # by key, who has done it
+        self._missing: set[Future[Any]] = set()
         self._dismissed: set[str] = set()
         self._slots, self._lost_at = 0, 0.0
         try:
@@ -103,20 +102,43 @@ class Cluster(Workers):
         """Learn who is there, at most once in a while; a scheduler that is new gets the package."""
         if time.monotonic() - self._looked_at < LOOK_EVERY_S:
             return
-        seen = self._client.scheduler_info(n_workers=-1)
-        if "id" not in seen:
+        if self._client.status != "running":
             raise OSError("the client is about to connect again")
+        ask: Any = self._client.sync
+        scheduler: Any = self._client.scheduler
+        seen = ask(scheduler.identity, n_workers=-1, callback_timeout=CONNECT_S)
         if seen["id"] != self._scheduler_id:
-            self._client.register_plugin(Package(self._sha256, self._package), name=self._name)
+            self._register()
             self._scheduler_id = seen["id"]
         offers = {address: worker["resources"] for address, worker in seen["workers"].items()}
         kept = set(offers) - self._dismissed
         self._slots = round(sum(offers[address].get(self._resource, 0) for address in kept))
-        processing = self._client.processing()
+        processing = ask(scheduler.processing, workers=None, callback_timeout=CONNECT_S)
         ours = set(self._keys.values())  # those not yet forgotten
         places = self._places | {str(key): address for address, keys in processing.items() for key in keys}
         self._places = {key: address for key, address in places.items() if key in ours}
+        for key in set(self._answered) - ours:
+            del self._answered[key]
+        self._give_up_lost()
         self._looked_at = time.monotonic()
+
+    def _register(self) -> None:
+        """Have every runner brought the package; one that cannot take it is no reason to stop."""
+        try:
+            self._client.register_plugin(Package(self._sha256, self._package), name=self._plugin)
+        except _GONE:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever a runner raised; the scheduler has it and goes on
+            log.warning("A runner could not take the batch's package: %s", " ".join(str(error).split()))
+
+    def _give_up_lost(self) -> None:
+        """End those that Dask's client has forgotten without an answer: a result was lost on its way to us."""
+        known = set(self._client.futures)
+        missing = {future for future, key in list(self._keys.items()) if not future.done() and key not in known}
+        for future in missing & self._missing:  # seen twice: not just between two steps
+            with contextlib.suppress(futures.InvalidStateError):
+                future.set_exception(SchedulerLost("its result was lost with the scheduler"))
+        self._missing = missing
 
     @property
     def slots(self) -> int:
@@ -150,11 +172,11 @@ class Cluster(Workers):
         self._keys[outer] = key
         outer.set_running_or_notify_cancel()
         try:
-            inner = self._executor.submit(fn, *args, key=key)
+            inner = self._executor.submit(_answer, fn, args, key=key)
         except _GONE:
             outer.set_exception(SchedulerLost(f"the scheduler at {self._address} does not answer"))
         else:
-            inner.add_done_callback(lambda done: _pass_on(done, outer))
+            inner.add_done_callback(lambda done: self._pass_on(done, outer, key))
         return outer
 
     def grade(self, submission: Submission) -> Future[Attempt]:
@@ -167,36 +189,52 @@ class Cluster(Workers):
         return self.submit(grade_carried, submission, files)
 
     def where(self, future: Future[Any]) -> str:
-        return self._places.get(self._keys.get(future, ""), "")
+        key = self._keys.get(future, "")
+        return self._answered.get(key) or self._places.get(key, "")
 
     def dismiss(self, worker: str) -> None:
         self._dismissed.add(worker)
-        with contextlib.suppress(*_GONE):
+        with contextlib.suppress(Exception):  # if it cannot be reached, it can do no harm either
             self._client.run(_leave, workers=[worker], on_error="ignore")
 
     def kill(self) -> None:
-        self._client.close(timeout=1)
+        with contextlib.suppress(Exception):  # it is to be over, whatever state it is in
+            self._client.close(timeout=1)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         if wait and not cancel_futures:
             futures.wait(list(self._keys))
-        with contextlib.suppress(*_GONE):
+        with contextlib.suppress(Exception):  # all is recorded by now
             if self._client.status == "running":
-                self._client.unregister_worker_plugin(self._name)
-        self._client.close(timeout=5)
+                self._client.unregister_worker_plugin(self._plugin)
+            self._client.close(timeout=5)
 
+    def _pass_on(self, inner: Future[Any], outer: Future[Any], key: str) -> None:
+        """An outcome in the words of all executors."""
+        error, value = self._received(inner, key)
+        with contextlib.suppress(futures.InvalidStateError):  # given up meanwhile
+            if error is None:
+                outer.set_result(value)
+            else:
+                outer.set_exception(error)
 
-def _pass_on(inner: Future[Any], outer: Future[Any]) -> None:
-    """An outcome in the words of all executors."""
-    error = CancelledError() if inner.cancelled() else inner.exception()
-    if isinstance(error, CancelledError):
-        error = SchedulerLost("the connection to the scheduler was lost")
-    elif isinstance(error, KilledWorker):
-        error = WorkerLost(f"{error.allowed_failures + 1} runners were lost, one after the other")
-    if error is None:
-        outer.set_result(inner.result())
-    else:
-        outer.set_exception(error)
+    def _received(self, inner: Future[Any], key: str) -> tuple[BaseException | None, Any]:
+        """The error that a task ended with, or None and its result."""
+        error = CancelledError() if inner.cancelled() else inner.exception()
+        if isinstance(error, CancelledError):
+            return SchedulerLost("the connection to the scheduler was lost"), None
+        if isinstance(error, KilledWorker):
+            return WorkerLost(f"{error.allowed_failures + 1} runners were lost, one after the other"), None
+        if error is not None:
+            return error, None
+        try:
+            self._answered[key], data = inner.result()
+            error, value = pickle.loads(data)
+        except Exception as unreadable:  # noqa: BLE001  of another version, or damaged
+            return InfrastructureError(f"the answer of a runner cannot be read: {unreadable}"), None
+        if isinstance(error, PackageMissing):
+            self._scheduler_id = ""  # it is brought again
+        return error, value
 
 
 # -- what travels ---------------------------------------------------------------------------------------------------
@@ -258,17 +296,23 @@ class Package(WorkerPlugin):
         if hashlib.sha256(self._data).hexdigest() != self._sha256:
             raise InfrastructureError("a package arrived damaged")
         _packages[self._sha256] = self._data
-        _wanted[self._sha256] += 1
 
     def teardown(self, worker: Any) -> None:
-        _wanted[self._sha256] -= 1
-        if _wanted[self._sha256] == 0:
-            del _packages[self._sha256]
+        _packages.pop(self._sha256, None)
 
 
 _packages: dict[str, bytes] = {}
-_wanted: Counter[str] = Counter()  # by how many batches
 _hired: dict[str, tuple[LocalWorkers, tempfile.TemporaryDirectory[str]]] = {}  # at most one
+
+
+def _answer(fn: Callable[..., Any], args: Sequence[Any]) -> tuple[str, bytes]:
+    """Who answers, and what came of a call: an error or a result, as bytes, which cannot hurt Dask's client."""
+    outcome: tuple[Exception | None, Any]
+    try:
+        outcome = (None, fn(*args))
+    except Exception as error:  # noqa: BLE001  it is raised where the result is asked for
+        outcome = (error, None)
+    return get_worker().address, pickle.dumps(outcome)
 
 
 def _on_runner(
@@ -276,7 +320,7 @@ def _on_runner(
 ) -> Any:
     """Run a task in a worker process of this runner, which thus answers its scheduler whatever the task does."""
     if sha256 not in _packages:
-        raise SchedulerLost("the runner has not got the batch's package yet")
+        raise PackageMissing("the runner has not got the batch's package")
     return _hire(sha256, limit_s).submit(fn, *args, **kwargs).result()
 
 
@@ -286,7 +330,9 @@ def _hire(sha256: str, limit_s: float | None) -> LocalWorkers:
         package = _packages[sha256]
         folder = tempfile.TemporaryDirectory(prefix="grader-")
         bench = unpack(package, Path(folder.name)) if package else None
-        if bench and bench.tier != NONE:
+        if bench and bench.tier == NONE:
+            raise SandboxUnavailable("a runner grades nothing without a sandbox")
+        if bench:
             require(bench.tier)
         _hired[sha256] = (LocalWorkers(1, bench, limit_s), folder)
     return _hired[sha256][0]
@@ -300,7 +346,7 @@ def _let_go() -> None:
 
 
 def _leave(dask_worker: Any) -> None:
-    """End this runner, for good, once this call has been answered: what it sends cannot be right."""
+    """End this runner, for good, once this call has been answered."""
     dask_worker.loop.call_later(LEAVE_S, os._exit, DISMISSED)
 
 
@@ -341,12 +387,16 @@ def run(scheduler: str, slots: Sequence[Slot]) -> None:
             continue
         if not stop.is_set():
             raise InfrastructureError(
-                "the coordinator dismissed all runners of this machine, since the grades that they sent could not be "
-                "right: bring them to the coordinator's version of the grader."
+                "the coordinator dismissed all runners of this machine: what they sent could not be right, or one "
+                "submission after the other failed. Compare the grader's version with the coordinator's, and run "
+                "`grader doctor`."
             )
     finally:
         for runner in runners:
-            runner.end()
+            runner.terminate()
+        deadline = time.monotonic() + RESTART_S
+        for runner in runners:
+            runner.end(max(0.0, deadline - time.monotonic()))
 
 
 class _Runner:
@@ -371,10 +421,12 @@ class _Runner:
             self._start()
         return True
 
-    def end(self) -> None:
+    def terminate(self) -> None:
         self._process.terminate()
+
+    def end(self, grace_s: float) -> None:
         try:
-            self._process.wait(RESTART_S)
+            self._process.wait(grace_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -10,6 +10,8 @@ GraderError
     ├── SandboxUnavailable     no sandbox, hence no grading
     ├── RuntimeUnavailable     no interpreter or no GPU that can run the notebooks, or a GPU that was lost
     └── WorkerLost             a worker process that ended before its record came back
+        ├── SchedulerLost      all of them at once
+        └── PackageMissing     one that joined a batch before it had what the batch needs
 """
 
 
@@ -57,3 +59,11 @@ class RuntimeUnavailable(InfrastructureError):
 
 class WorkerLost(InfrastructureError):
     """A worker process died with a submission in hand."""
+
+
+class SchedulerLost(WorkerLost):
+    """The scheduler went away with all that was in hand: nobody's attempt is used up by that."""
+
+
+class PackageMissing(WorkerLost):
+    """The runner has not got what the batch needs."""

@@ -164,33 +164,43 @@ class _Worker:
         self._bench = bench
         self._pool: ProcessPoolExecutor | None = None
         self._pid = 0
+        self._is_killed = False
 
     def call(self, task: Callable[[], Any], limit_s: float | None) -> Any:
         """The result of a task. Raises WorkerLost if the process ends, or gives no answer in time."""
         try:
             if self._pool is None:
-                _STARTER.submit(self._start).result()
+                starting = _STARTER.submit(self._start).result()
+                self._pid = self._in_time(starting, START_WALL_S)
             assert self._pool is not None
-            future = self._pool.submit(task)
-            try:
-                return future.result(limit_s)
-            except TimeoutError:
-                if future.done():  # it was the task that raised it
-                    raise
-                self.kill()
-                raise BrokenProcessPool(f"its worker process gave no answer for {limit_s:.0f} s") from None
+            if self._is_killed:
+                self._end_process()
+            return self._in_time(self._pool.submit(task), limit_s)
         except BrokenProcessPool as error:
             self.close()
-            said = str(error)
-            raise WorkerLost(said if said.startswith("its") else "its worker process was lost") from error
+            raise WorkerLost("its worker process was lost") from error
 
-    def _start(self) -> None:
+    def _in_time(self, future: Future[Any], limit_s: float | None) -> Any:
+        try:
+            return future.result(limit_s)
+        except TimeoutError:
+            if future.done():  # it was the task that raised it
+                raise
+            self._end_process()
+            self.close()
+            raise WorkerLost(f"its worker process gave no answer for {limit_s:.0f} s") from None
+
+    def _start(self) -> Future[int]:
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(1, context, initializer=_start_worker, initargs=(self._bench,))
-        self._pid = self._pool.submit(os.getpid).result(START_WALL_S)
+        return self._pool.submit(os.getpid)
 
     def kill(self) -> None:
-        """End the process at once, if it runs."""
+        """End the process at once, if it runs, and start nothing more."""
+        self._is_killed = True
+        self._end_process()
+
+    def _end_process(self) -> None:
         if self._pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)
@@ -198,7 +208,7 @@ class _Worker:
     def close(self) -> None:
         """Let the process end; the next call starts another."""
         if self._pool:
-            self._pool.shutdown(cancel_futures=True)
+            self._pool.shutdown(wait=bool(self._pid), cancel_futures=True)
         self._pool, self._pid = None, 0
 
 

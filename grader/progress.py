@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
+import logging
+import math
 import os
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,10 +20,12 @@ from typing import Any
 
 from grader.batch import Event
 from grader.corpus import write_whole
-from grader.errors import InfrastructureError, UsageError
+from grader.errors import UsageError
 
 STATUS, LOGS, LOCK = "status.json", "logs", ".lock"
 WRITE_EVERY_S = 1.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,7 +42,8 @@ class Standing:
     by_status: dict[str, int] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)  # by sentence, how often something was tried again
     running: dict[str, tuple[str, float]] = field(default_factory=dict)  # by student, the worker and since when
-    wall_times_s: list[float] = field(default_factory=list)  # of those graded now
+    graded: int = 0  # now
+    wall_time_s: float = 0.0  # of those graded now, together
     most_running: int = 0
     is_over: bool = False
 
@@ -49,9 +53,9 @@ class Standing:
 
     def eta_s(self, now: float) -> float | None:
         """How long the rest takes, if it takes as long as what was graded so far; None before anything was."""
-        if not self.wall_times_s:
+        if not self.graded:
             return None
-        each = statistics.fmean(self.wall_times_s)
+        each = self.wall_time_s / self.graded
         left = each * self.waiting + sum(max(0.0, each - (now - since)) for _, since in self.running.values())
         return left / max(1, self.most_running)
 
@@ -74,7 +78,8 @@ class Standing:
             status = event.grade.status.value
             self.by_status[status] = self.by_status.get(status, 0) + 1
             if event.kind == "graded":
-                self.wall_times_s.append(event.grade.wall_time_s)
+                self.graded += 1
+                self.wall_time_s += event.grade.wall_time_s
 
 
 class Progress:
@@ -82,7 +87,7 @@ class Progress:
 
     def __init__(self, out: Path, total: int, show: Callable[[Event, Standing], None]) -> None:
         self.standing = Standing(total=total, started_at=time.time(), pid=os.getpid())
-        self._out, self._show = out, show
+        self._out, self._show, self._written_at = out, show, -math.inf
 
     def __enter__(self) -> Progress:
         self._write()
@@ -93,17 +98,20 @@ class Progress:
         self._write()
 
     def __call__(self, event: Event) -> None:
-        """Take one event of the batch. Raises InfrastructureError if the disk refuses."""
+        """Take one event of the batch. A status or a log that cannot be written costs a warning, and no grade."""
         self.standing.take(event, time.time())
         if event.kind in ("failed", "graded"):
             self._log(event)
-        if time.time() - self.standing.written_at > WRITE_EVERY_S:
+        if time.monotonic() - self._written_at > WRITE_EVERY_S:
             self._write()
         self._show(event, self.standing)
 
     def _write(self) -> None:
-        self.standing.written_at = time.time()
-        write_whole(self._out / STATUS, json.dumps(dataclasses.asdict(self.standing)).encode())
+        self.standing.written_at, self._written_at = time.time(), time.monotonic()
+        try:
+            write_whole(self._out / STATUS, json.dumps(dataclasses.asdict(self.standing)).encode())
+        except OSError as error:
+            log.warning("%s is not up to date: %s", self._out / STATUS, error.strerror)
 
     def _log(self, event: Event) -> None:
         path = log_of(self._out, event.student_id)
@@ -117,9 +125,7 @@ class Progress:
             with path.open("a", encoding="utf-8") as stream:
                 stream.write("\n    ".join(lines) + "\n")
         except OSError as error:
-            raise InfrastructureError(
-                f"{path} could not be written: {error.strerror}. Make room, then run the same command again."
-            ) from error
+            log.warning("%s lacks what was just said: %s", path, error.strerror)
 
 
 def log_of(out: Path, student_id: str) -> Path:

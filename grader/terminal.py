@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -32,9 +33,11 @@ from grader.sandbox.devices import BUILD, LIBRARIES, Gpu, can_run
 from grader.sandbox.selftest import PROMISES, promised
 from grader.sandbox.tiers import WHAT
 from grader.selftest import Alarms, Trial, run_matrix, run_seeds
-from grader.simulated import Simulation
 from grader.types import Assignment, CheckResult, Grade, Outcome
 from grader.variants import Variant
+
+if TYPE_CHECKING:
+    from grader.simulated import Simulation  # imports Dask
 
 
 class Terminal(Console):
@@ -73,7 +76,7 @@ def grading_progress(out: Path, total: int, marking: Marking, *, json_lines: boo
 
         def show(event: Event, standing: Standing) -> None:
             if json_lines:
-                print(as_json(event, standing), flush=True)
+                console.out(as_json(event, standing), highlight=False)
                 return
             if event.kind == "failed":
                 say(f"           {escape(event.student_id)}: tried again, by a fault of ours: {escape(event.message)}")

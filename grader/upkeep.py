@@ -101,7 +101,7 @@ def back_up(path: Path, copy: Path) -> None:
         with plain_faults(path), _reading(path) as source:
             _revision(source, path)
             with plain_faults(copy), closing(sqlite3.connect(beside)) as target:
-                source.backup(target, pages=256)
+                source.backup(target, pages=-1)
                 target.execute("PRAGMA journal_mode = DELETE")  # the copy is one file
                 verdict = target.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from grader.executors import Attempt
 from grader.perplexity import credit
 from grader.pipeline import Bench, flags_of
 from grader.types import CheckResult, Grade, Outcome, PerplexityScore, Status, Submission
@@ -16,9 +17,14 @@ from grader.types import CheckResult, Grade, Outcome, PerplexityScore, Status, S
 CLOSE = 1e-6  # of a mean over some thousand numbers, on two machines
 
 
-def objection(grade: object, submission: Submission, bench: Bench) -> str:
-    """The first thing about a grade that cannot be, as the end of a sentence; empty if there is none."""
-    return next(_objections(grade, submission, bench), "") if isinstance(grade, Grade) else "it is no grade"
+def objection(done: object, submission: Submission, bench: Bench) -> str:
+    """The first thing about an answer that cannot be, as the end of a sentence; empty if there is none."""
+    if not isinstance(done, Attempt):
+        return "it is no answer"
+    try:
+        return next(_objections(done.grade, submission, bench), "") if done.grade else ""
+    except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError):
+        return "it is not made as a grade is"
 
 
 def _objections(grade: Grade, submission: Submission, bench: Bench) -> Iterator[str]:
@@ -37,6 +43,20 @@ def _objections(grade: Grade, submission: Submission, bench: Bench) -> Iterator[
         yield "it says that it was made in another way"
     if grade.status is Status.NEEDS_REGRADE or grade.score is None:
         yield "it has no score"
+    if (grade.cpu_instead, grade.checkpoint) != (bench.cpu_instead, bench.assignment.score == "checkpoint"):
+        yield "it says that it was made in another way"
+    if grade.key_parts != bench.key_parts(submission):
+        yield "it was decided by something else"
+    if (grade.status is Status.MISSING) != (not submission.path):
+        yield "it does not say rightly whether anything was handed in"
+    if grade.flags and grade.status is Status.GRADED:
+        yield "it has flags that nobody would look at"
+    if not all(isinstance(text, str) for text in (grade.message, grade.graded_at, grade.notebook_json)):
+        yield "it is not made as a grade is"
+    if not all(
+        0 <= seconds < math.inf for seconds in (grade.wall_time_s, *(check.wall_time_s for check in grade.checks))
+    ):
+        yield "it took a time that is none"
     yield from _of_checks(grade, bench)
     yield from _of_models(grade, bench)
     parts: list[CheckResult | PerplexityScore] = [*grade.checks, *grade.perplexities]

@@ -1,22 +1,26 @@
-"""Preloaded into a Dask worker: a runner that gives everybody full marks."""
+"""Preloaded into a Dask worker: a runner that gives everybody full marks, or on which everything fails."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 from grader import cluster
+from grader.errors import InfrastructureError
 from grader.executors import Attempt
 
-if cluster._on_runner.__name__ != "_lie":  # a preload is imported more than once
+if cluster._on_runner.__name__ != "_wrong":  # a preload is imported more than once
     _honest = cluster._on_runner
 
 
-def _lie(*args: Any) -> Any:
+def _wrong(*args: Any) -> Any:
+    if os.environ["RUNNER"] == "fails":
+        raise InfrastructureError("its disk is full")
     done = _honest(*args)
     if isinstance(done, Attempt) and done.grade:
         return dataclasses.replace(done, grade=dataclasses.replace(done.grade, score=done.grade.max_score))
     return done
 
 
-cluster._on_runner = _lie
+cluster._on_runner = _wrong

@@ -98,21 +98,27 @@ def test_the_batch_goes_on_when_the_scheduler_is_back(course: Path, loopback: Lo
     assert not [event for event in events if event.get("status") == "needs_regrade"]
 
 
-def test_a_runner_that_lies_is_dismissed(course: Path, tmp_path: Path) -> None:
-    """Over TLS, too: what it sends does not add up, and the others grade its share."""
+@pytest.mark.parametrize(
+    ("does", "said"), [("lies", "its score is not the sum of its parts"), ("fails", "its disk is full")]
+)
+def test_a_runner_that_lies_or_fails_is_dismissed(course: Path, tmp_path: Path, does: str, said: str) -> None:
+    """Over TLS, too: the others grade its share, and nobody has lost an attempt for good."""
     with Loopback(course, "tls", tls_settings(tmp_path)) as cluster:
         honest = dict(cluster.environment)
-        cluster.environment["DASK_DISTRIBUTED__WORKER__PRELOAD"] = str([str(Path(__file__).with_name("liar.py"))])
-        cluster.runner()
-        cluster.wait_for(1)
+        cluster.environment |= {
+            "DASK_DISTRIBUTED__WORKER__PRELOAD": str([str(ROOT / "tests" / "liar.py")]),
+            "RUNNER": does,
+        }
+        wrong = cluster.runner()
         cluster.environment = honest
-        process = begin(course, cluster)
-        refused = next_event(process, "failed")
-        assert "its score is not the sum of its parts" in refused["message"]
         cluster.runner()
-        rest(process)
+        cluster.wait_for(2)
+        process = begin(course, cluster)
+        events = rest(process)
+        assert wrong.wait(60) == 3
     assert process.returncode == 0, (course / "grade.log").read_text()
     assert scores(course, "out") == EXPECTED
+    assert said in next(event["message"] for event in events if event["event"] == "failed")
 
 
 def test_an_address_without_a_scheduler_is_refused_with_a_sentence(course: Path) -> None:

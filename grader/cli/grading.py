@@ -47,6 +47,7 @@ from grader.outputs import (
 )
 from grader.pipeline import grade_submission, ran, set_up
 from grader.render import one_line, points
+from grader.sandbox.tiers import WHAT
 from grader.terminal import (
     grading_progress,
     list_waiting,
@@ -80,7 +81,11 @@ def grade(
     """Grade a batch of submissions; exit 1 if some could not be graded by a fault of ours."""
     loaded, scale = load(assignment, profile)
     collected = collect(submissions, out / "submissions", exclude=out, weights_of=loaded.weights_of(scale))
-    tier = sandbox if scheduler and sandbox else usable_tier(allow_unsandboxed)
+    if sandbox and (not scheduler or sandbox not in WHAT):
+        raise UsageError(f"--sandbox is {sandbox!r}; expected, with --scheduler, one of {', '.join(WHAT)}.")
+    if scheduler and allow_unsandboxed:
+        raise UsageError("--scheduler and --allow-unsandboxed exclude each other: no runner grades without a sandbox.")
+    tier = sandbox or usable_tier(allow_unsandboxed)
     private = (out, submissions if submissions.is_dir() else submissions.parent)
     on_runners = "cpu" if allow_cpu else scale.device
     device = on_runners if scheduler else usable_device(scale, tier, allow_cpu)

@@ -10,10 +10,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from grader.benchmark import counting, reading, sandbox_start, submission
+from grader.benchmark import counting, reading, require_solution, sandbox_start, submission
 from grader.cli.common import AssignmentOption, ProfileOption, app, load, usable_tier
-from grader.cluster import Slot
-from grader.cluster import run as run_runners
 from grader.config import load_assignment
 from grader.errors import RuntimeUnavailable, SandboxUnavailable, UsageError
 from grader.pipeline import set_up
@@ -23,7 +21,6 @@ from grader.sandbox.selftest import can_be_warm, prove, require_device
 from grader.sandbox.template import why_cold
 from grader.sandbox.tiers import NONE, candidates, why_not
 from grader.selftest import read_matrix, small
-from grader.simulated import simulate
 from grader.terminal import diagnosis, false_alarms, gpu_table, measured, say, simulated, wrong_verdicts
 from grader.types import Profile
 
@@ -55,6 +52,7 @@ def selftest(
 def bench(
     runs: Annotated[int, typer.Option("--runs", min=1, help="Of each figure, and as many of its floor.")] = 5,
     chars: Annotated[int, typer.Option("--chars", min=7_500, help="Of text that is read.")] = 25_600,
+    students: Annotated[int, typer.Option(min=1, help="Of the gradebook; each has 100 grades.")] = 1_000,
     slots: Annotated[int, typer.Option(min=0, help="Instead: a simulated cluster with so many slots.")] = 0,
     submissions: Annotated[int, typer.Option(min=1, help="What the simulated cluster is given.")] = 1_000,
     seconds: Annotated[float, typer.Option(min=0.1, help="What each of them takes.")] = 60.0,
@@ -64,10 +62,13 @@ def bench(
     """Measure what the grader costs, each figure beside a floor."""
     loaded, scale = load(assignment, profile)
     if slots:
+        from grader.simulated import simulate  # imports Dask
+
         simulated(simulate(submissions, slots, seconds, set_up(loaded, small(scale), NONE)))
         return
+    require_solution(loaded)
     tier = usable_tier(False)
-    measured(counting(1_000, 100, runs), "A gradebook of 100,000 grades, 1,000 students (medians)")
+    measured(counting(students, 100, runs), f"A gradebook of {students} students with 100 grades each (medians)")
     measured([sandbox_start(tier, runs)], "The sandbox (medians)")
     measured(submission(tier, runs), "One small submission: 1 s of training, 12 calls (medians)")
     measured(reading(loaded, scale, tier, chars, runs), f"Reading {chars:,} characters (medians)")
@@ -119,6 +120,8 @@ def worker(
     slots_per_gpu: Annotated[int, typer.Option("--slots-per-gpu", min=1, help="Submissions at a time, on each.")] = 1,
 ) -> None:
     """Start a runner: it grades what `grader grade --scheduler` hands out, until it is stopped."""
+    from grader.cluster import Slot, run  # imports Dask
+
     if gpus not in ("auto", "none"):
         raise UsageError(f"--gpus is {gpus!r}; expected auto or none (CUDA_VISIBLE_DEVICES chooses among them).")
     tier = usable_tier(False)
@@ -129,4 +132,4 @@ def worker(
     if not offered:
         raise UsageError("this runner would have nothing to offer: no slots on CPUs, and no GPU that MXNet can use.")
     say(f"{slots} submissions at a time on CPUs and {len(offered) - slots} on GPUs, in the sandbox {tier}")
-    run_runners(scheduler, offered)
+    run(scheduler, offered)
