@@ -80,31 +80,17 @@ class Gradebook:
             row = {"command": command, "profile": profile, "started_at": started_at}
             return _insert(connection, RUNS, row)
 
-    def add(self, run_id: int, grade: Grade) -> None:
-        """Append one grade with all its parts, or nothing at all. The executed notebook is not kept.
+    def add(self, run_id: int, *grades: Grade) -> None:
+        """Append grades with all their parts, all or nothing at all. The executed notebooks are not kept.
 
         Raises:
             InfrastructureError: a score, points or time that is not a finite number, or the write failed.
         """
-        _refuse_what_is_no_number(grade)
+        for grade in grades:
+            _refuse_what_is_no_number(grade)
         with self._writing() as connection:
-            row = _columns(GRADES, grade)
-            row |= {"run_id": run_id, "submission_id": _submission_id(connection, grade)}
-            row["status"] = grade.status.value
-            grade_id = _insert(connection, GRADES, row)
-            parts: list[tuple[sa.Table, Sequence[CheckResult | PerplexityScore | Flag]]]
-            parts = [
-                (CHECK_RESULTS, grade.checks),
-                (PERPLEXITY_SCORES, grade.perplexities),
-                (FLAGS, grade.flags),
-            ]
-            for table, records in parts:
-                rows = [
-                    {"grade_id": grade_id, "position": position} | _columns(table, record)
-                    for position, record in enumerate(records)
-                ]
-                if rows:
-                    connection.execute(sa.insert(table), rows)
+            for grade in grades:
+                _add(connection, run_id, grade)
 
     def mark(self, mark: Mark) -> None:
         """Append the mark of a person; an earlier one for the same item stays on record and counts no longer.
@@ -232,6 +218,22 @@ def _columns(table: sa.Table, record: Grade | CheckResult | PerplexityScore | Fl
     if "outcome" in row:
         row["outcome"] = row["outcome"].value
     return row
+
+
+def _add(connection: sa.Connection, run_id: int, grade: Grade) -> None:
+    row = _columns(GRADES, grade)
+    row |= {"run_id": run_id, "submission_id": _submission_id(connection, grade)}
+    row["status"] = grade.status.value
+    grade_id = _insert(connection, GRADES, row)
+    parts: list[tuple[sa.Table, Sequence[CheckResult | PerplexityScore | Flag]]]
+    parts = [(CHECK_RESULTS, grade.checks), (PERPLEXITY_SCORES, grade.perplexities), (FLAGS, grade.flags)]
+    for table, records in parts:
+        rows = [
+            {"grade_id": grade_id, "position": position} | _columns(table, record)
+            for position, record in enumerate(records)
+        ]
+        if rows:
+            connection.execute(sa.insert(table), rows)
 
 
 def _insert(connection: sa.Connection, table: sa.Table, row: dict[str, Any]) -> int:

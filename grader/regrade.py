@@ -142,10 +142,9 @@ def publish(
             continue
         shown = replace(after, notebook_json=executed(out / SHADOW, after))
         write_student(out, shown, bench.assignment, marking)
-        book.add(run_id, after)
         newest = latest[after.student_id]
-        if newest.submission_sha256 != after.submission_sha256 and newest.status is not Status.NEEDS_REGRADE:
-            book.add(run_id, newest)
+        is_older = newest.submission_sha256 != after.submission_sha256 and newest.status is not Status.NEEDS_REGRADE
+        book.add(run_id, after, *([newest] if is_older else []))  # both or none
         count += 1
     return count
 
