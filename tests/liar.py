@@ -1,4 +1,4 @@
-"""Preloaded into a Dask worker: a runner that gives everybody full marks, or on which everything fails."""
+"""Preloaded into a Dask worker: a runner that gives everybody more than full marks, or on which everything fails."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _wrong(*args: Any) -> Any:
         raise InfrastructureError("its disk is full")
     done = _honest(*args)
     if isinstance(done, Attempt) and done.grade:
-        return dataclasses.replace(done, grade=dataclasses.replace(done.grade, score=done.grade.max_score))
+        return dataclasses.replace(done, grade=dataclasses.replace(done.grade, score=done.grade.max_score + 1))
     return done
 
 
