@@ -80,8 +80,10 @@ def grade_batch(
     """
     pending = []
     latest = {grade.student_id: grade.key for grade in book.latest()}
+    on_record = book.known()
     for submission in submissions:
-        known = book.find(submission.student_id, bench.key(submission))
+        key = bench.key(submission)
+        known = book.find(submission.student_id, key) if (submission.student_id, key) in on_record else None
         if known:
             if latest[known.student_id] != known.key:  # handed in again as it was before the latest
                 publish(known)

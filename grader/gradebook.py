@@ -124,6 +124,13 @@ class Gradebook:
         found = self._read(GRADES.c.id == newest.scalar_subquery())
         return found[0] if found else None
 
+    def known(self) -> set[tuple[str, str]]:
+        """Student and key of every grade that `find` would find."""
+        query = sa.select(SUBMISSIONS.c.student_id, GRADES.c.key).join_from(GRADES, SUBMISSIONS)
+        query = query.where(GRADES.c.status != Status.NEEDS_REGRADE.value)
+        with plain_faults(self.path), self._engine.connect() as connection:
+            return {(row.student_id, row.key) for row in connection.execute(query)}
+
     def latest(self) -> list[Grade]:
         """The last grade added for each student, by student id; `needs_regrade` never shadows a real one."""
         found = self._read(GRADES.c.id.in_(sa.select(LATEST.c.grade_id)))

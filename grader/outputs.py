@@ -65,6 +65,20 @@ def kept_params(out: Path, sha256: str) -> dict[str, str]:
     return {path.stem: str(path) for path in sorted(folder.glob("*.params"))}
 
 
+def submission_of(out: Path, grade: Grade) -> Submission | None:
+    """What was handed in for a grade, as the results folder keeps it; None if it does not."""
+    path, sha256 = kept_submission(out, grade.submission_sha256), grade.submission_sha256
+    if grade.status is not Status.MISSING and not path.exists():
+        return None
+    return Submission(
+        student_id=grade.student_id,
+        path="" if grade.status is Status.MISSING else str(path),
+        sha256=sha256,
+        submitted_at=grade.submitted_at,
+        params=kept_params(out, sha256),
+    )
+
+
 def write_student(out: Path, grade: Grade, assignment: Assignment, marking: Marking) -> None:
     """One student's feedback page and Gradescope file. Raises InfrastructureError if the disk refuses.
 

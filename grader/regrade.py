@@ -15,10 +15,10 @@ from pathlib import Path
 from grader.batch import grade_each
 from grader.gradebook import Gradebook
 from grader.marks import Marking
-from grader.outputs import executed, kept_params, kept_submission, write_executed, write_student
+from grader.outputs import executed, submission_of, write_executed, write_student
 from grader.pipeline import Bench
 from grader.render import no_formula
-from grader.types import Grade, Status, Submission
+from grader.types import Grade, Status
 
 SHADOW = ".shadow"
 REGRADE_CSV = "regrade.csv"
@@ -74,20 +74,6 @@ class Change:
         )
 
 
-def kept(out: Path, grade: Grade) -> Submission | None:
-    """What was handed in for a grade, as the results folder keeps it; None if it does not."""
-    path, sha256 = kept_submission(out, grade.submission_sha256), grade.submission_sha256
-    if grade.status is not Status.MISSING and not path.exists():
-        return None
-    return Submission(
-        student_id=grade.student_id,
-        path="" if grade.status is Status.MISSING else str(path),
-        sha256=sha256,
-        submitted_at=grade.submitted_at,
-        params=kept_params(out, sha256),
-    )
-
-
 def regrade(
     out: Path, counting: Sequence[Grade], bench: Bench, *, jobs: int, started_at: str, report: Report
 ) -> tuple[list[Change], list[Grade]]:
@@ -102,7 +88,7 @@ def regrade(
     (out / SHADOW).mkdir(exist_ok=True)
     with Gradebook.open(out / SHADOW / "gradebook.sqlite") as shadow:
         for grade in counting:
-            submission = kept(out, grade)
+            submission = submission_of(out, grade)
             if submission is None:
                 lost.append(grade)
             elif grade.score is None or bench.key(submission) != grade.key:

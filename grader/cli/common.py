@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from grader.config import load_assignment
 from grader.errors import RuntimeUnavailable, SandboxUnavailable, UsageError
+from grader.sandbox.devices import usable_gpus
 from grader.sandbox.selftest import require, require_device
 from grader.sandbox.tiers import pick_tier
 from grader.terminal import say
@@ -78,6 +79,11 @@ def usable_device(profile: Profile, tier: str, allow_cpu: bool) -> str:
         say(f"WARNING: {escape(wanted)} Notebooks run on the CPU; every report says so.", style="bold red")
         return "cpu"
     return profile.device
+
+
+def usable_jobs(jobs: int, device: str, profile: Profile) -> int:
+    """No more workers than there are GPU slots: one that waited for a GPU would use up its submission's time."""
+    return jobs if device == "cpu" else min(jobs, len(usable_gpus()) * profile.runtime.slots_per_gpu)
 
 
 def make_folder(out: Path) -> None:

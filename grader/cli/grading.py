@@ -28,6 +28,7 @@ from grader.cli.common import (
     make_folder,
     now,
     usable_device,
+    usable_jobs,
     usable_tier,
 )
 from grader.config import load_assignment
@@ -39,8 +40,7 @@ from grader.marks import Marking, points_for
 from grader.outputs import (
     GRADEBOOK,
     keep_submission,
-    kept_params,
-    kept_submission,
+    submission_of,
     write_class,
     write_grades,
     write_student,
@@ -58,7 +58,7 @@ from grader.terminal import (
     say,
     summary,
 )
-from grader.types import Assignment, Grade, Mark, Outcome, Submission
+from grader.types import Assignment, Grade, Mark, Outcome
 
 log = logging.getLogger(__name__)
 
@@ -106,12 +106,13 @@ def grade(
 
         try:
             with grading_progress(out, len(collected), marking, json_lines=json_lines) as watch:
-                workers = functools.partial(hire, bench, jobs=min(jobs, len(collected)), scheduler=scheduler)
+                most = jobs if scheduler else usable_jobs(jobs, device, scale)
+                workers = functools.partial(hire, bench, jobs=min(most, len(collected)), scheduler=scheduler)
                 grade_batch(collected, bench, book, run_id, workers=workers, watch=watch, publish=publish)
         finally:
+            grades = {grade.student_id: grade for grade in book.counting(loaded.rules)}
             lines = baselines_of(bench.yardsticks, bench.split.sha256)
-            write_class(out, book.counting(loaded.rules), loaded, lines, marking)
-        grades = {grade.student_id: grade for grade in book.counting(loaded.rules)}
+            write_class(out, list(grades.values()), loaded, lines, marking)
     left = len(marking.open(grades.values()))
     to_mark = f"{left} to be marked by a person; this lists them: {mark_command(out, assignment)}" if left else ""
     done = [grades[s.student_id] for s in collected if s.student_id in grades]
@@ -189,27 +190,20 @@ def replay(
     """Run checks again on a graded notebook, with the same random inputs; exit 1 if a verdict is another now."""
     loaded = load_assignment(assignment)
     with Gradebook.open(out / GRADEBOOK, create=False) as book:
-        graded = {grade.student_id: grade for grade in book.latest()}.get(student)
+        graded = {grade.student_id: grade for grade in book.counting(loaded.rules)}.get(student)
     if graded is None:
         raise UsageError(f"there is no student {student!r} in {out / GRADEBOOK}: give an id as in grades.csv.")
     recorded = {result.check_id: result for result in graded.checks}
     strange = sorted(set(checks or ()) - set(recorded))
     if strange:
         raise UsageError(f"{student} has no verdict on {strange[0]!r}: choose from {', '.join(recorded)}.")
-    kept = kept_submission(out, graded.submission_sha256)
-    if not kept.exists() or graded.seed is None:
+    submission = submission_of(out, graded)
+    if submission is None or graded.seed is None:
         raise UsageError(f"{out} does not hold what {student} handed in, or not the seed: grade it once more.")
     _, scale = load(assignment, graded.profile)
     tier = usable_tier(False)
     device = usable_device(scale, tier, graded.cpu_instead)
     bench = set_up(loaded, scale, tier, str(corpus_file) if corpus_file else None, (out,), device)
-    submission = Submission(
-        student_id=student,
-        path=str(kept),
-        sha256=graded.submission_sha256,
-        submitted_at=graded.submitted_at,
-        params=kept_params(out, graded.submission_sha256),
-    )
     if bench.key(submission) != graded.key:
         say("The checks, the text or the grader changed since: verdicts may be others.", style="yellow")
     with ran(submission, bench) as notebook:

@@ -15,7 +15,7 @@ from grader.cli.common import AssignmentOption, ProfileOption, app, load, usable
 from grader.config import load_assignment
 from grader.errors import RuntimeUnavailable, SandboxUnavailable, UsageError
 from grader.pipeline import set_up
-from grader.sandbox.devices import can_run, find_gpus
+from grader.sandbox.devices import find_gpus, usable_gpus
 from grader.sandbox.runtime import missing, runtime_identity
 from grader.sandbox.selftest import can_be_warm, prove, require_device
 from grader.sandbox.template import why_cold
@@ -125,8 +125,12 @@ def worker(
     if gpus not in ("auto", "none"):
         raise UsageError(f"--gpus is {gpus!r}; expected auto or none (CUDA_VISIBLE_DEVICES chooses among them).")
     tier = usable_tier(False)
-    usable = [gpu for gpu in find_gpus() if not can_run(gpu)] if gpus == "auto" else []
     offered = [Slot(resource="CPU", environment={})] * slots
+    try:
+        usable = usable_gpus() if gpus == "auto" else ()
+    except RuntimeUnavailable as error:
+        usable = ()
+        say(f"no GPU is offered: {escape(str(error))}", style="yellow")
     for gpu in usable:
         offered += [Slot(resource="GPU", environment={"CUDA_VISIBLE_DEVICES": gpu.uuid})] * slots_per_gpu
     if not offered:

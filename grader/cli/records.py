@@ -26,6 +26,7 @@ from grader.cli.common import (
     load,
     now,
     usable_device,
+    usable_jobs,
     usable_tier,
 )
 from grader.config import load_assignment
@@ -34,7 +35,7 @@ from grader.gradebook import Gradebook
 from grader.identity import PARTS, changed
 from grader.leaderboard import baselines_of
 from grader.marks import Marking
-from grader.outputs import GRADEBOOK, kept_params, write_class, write_text
+from grader.outputs import GRADEBOOK, kept_params, submission_of, write_class, write_text
 from grader.pipeline import set_up
 from grader.render import one_line, points
 from grader.sandbox.tiers import NONE, pick_tier
@@ -53,6 +54,7 @@ def why(
     out: OutOption,
     assignment: AssignmentOption = Path("reference"),
     profile: Annotated[str, typer.Option("--profile", help="The scale now; that of the grade if not given.")] = "",
+    sandbox: Annotated[str, typer.Option(help="As for `grade`; this machine's if not given.")] = "",
     corpus_file: CorpusOption = None,
 ) -> None:
     """Show what decided a student's latest grade, and what of it is another now: exit 1 if grading would run again."""
@@ -64,7 +66,7 @@ def why(
     latest, before = (real or history)[-1], (real or history)[-2:-1]
     loaded, scale = load(assignment, profile or latest.profile)
     try:
-        tier = pick_tier()
+        tier = sandbox or pick_tier()
     except SandboxUnavailable:
         tier = NONE
     device = "cpu" if latest.cpu_instead else scale.device
@@ -139,6 +141,7 @@ def regrade(
         loaded, scale = load(assignment, profile or usual)
         tier = usable_tier(allow_unsandboxed)
         device = usable_device(scale, tier, allow_cpu)
+        jobs = usable_jobs(jobs, device, scale)
         bench = set_up(loaded, scale, tier, str(corpus_file) if corpus_file else None, (out,), device)
 
         def report(grade: Grade) -> None:
@@ -204,7 +207,7 @@ def _submission(out: Path, grade: Grade) -> Submission:
     """The submission of a grade; without a path if the results folder does not keep it."""
     params = kept_params(out, grade.submission_sha256)
     who = {"student_id": grade.student_id, "sha256": grade.submission_sha256, "submitted_at": grade.submitted_at}
-    return again.kept(out, grade) or Submission(path="", params=params, **who)
+    return submission_of(out, grade) or Submission(path="", params=params, **who)
 
 
 def _parts_table(latest: Grade, before: Grade | None, now: dict[str, str]) -> None:
