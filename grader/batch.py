@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from grader.bench import Bench
 from grader.errors import GraderError, InfrastructureError, SchedulerLost
 from grader.executors import Attempt, InProcess, LocalWorkers, Workers
 from grader.gradebook import Gradebook
-from grader.pipeline import Bench, unmeasured
+from grader.pipeline import unmeasured
 from grader.types import Grade, Submission
 from grader.verify import objection
 

@@ -21,14 +21,16 @@ from pathlib import Path
 
 import numpy as np
 
+from grader.bench import Bench, set_up
 from grader.errors import AssignmentError
 from grader.gradebook import Gradebook
 from grader.notebook import read_percent, to_json
 from grader.perplexity import Array, indices, lanes_of, lockstep_nats, score_models
-from grader.pipeline import Bench, ran, set_up
-from grader.sandbox.bridge import Session, Student, StudentError
+from grader.pipeline import ran
+from grader.sandbox.bridge import Session, StudentError
 from grader.sandbox.limits import tree_cpu_s
 from grader.sandbox.selftest import ENVIRONMENT, LIMITS, can_be_warm, notebook_of
+from grader.sandbox.student import Student
 from grader.sandbox.template import template_for
 from grader.sandbox.tiers import NONE
 from grader.types import Assignment, Curve, Profile, Rules, Submission

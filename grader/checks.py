@@ -24,7 +24,8 @@ import numpy as np
 import pytest
 
 from grader.errors import AssignmentError, InfrastructureError
-from grader.sandbox.bridge import SessionOver, Student, StudentError
+from grader.sandbox.bridge import SessionOver, StudentError
+from grader.sandbox.student import Student
 from grader.types import Assignment, Check, CheckResult, Outcome
 
 MESSAGE_LIMIT = 600  # characters

@@ -1,58 +1,38 @@
-"""Grades on a Dask cluster: the coordinator's side, and the runners that `grader worker` starts.
+"""Grades on a Dask cluster: the coordinator's side. What happens on the other side stands in `runners.py`.
 
-No file system is shared. What all submissions of a batch need, the texts and the checks, is one package of bytes that
-the scheduler gives every runner, also to one that joins later; it is known by its hash, and a runner verifies it. A
-submission travels in its task. Both ends trust each other as one program does: reach the scheduler by TLS, or on a
-network of your own.
+No file system is shared. Both ends trust each other as one program does: reach the scheduler by TLS, or on a network of
+your own.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import dataclasses
 import hashlib
 import itertools
 import logging
 import math
-import os
 import pickle
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent import futures
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from distributed import Client, WorkerPlugin, get_worker
+from distributed import Client
 from distributed.scheduler import KilledWorker
 
-from grader.config import check_files
-from grader.errors import InfrastructureError, PackageMissing, SandboxUnavailable, SchedulerLost, UsageError, WorkerLost
-from grader.executors import PR_SET_PDEATHSIG, Attempt, LocalWorkers, Workers, grade_here
-from grader.intake import MAX_PARAMS_BYTES, read_bounded
-from grader.pipeline import Bench
-from grader.sandbox.selftest import require
-from grader.sandbox.tiers import NONE
+from grader.bench import Bench
+from grader.errors import InfrastructureError, PackageMissing, SchedulerLost, UsageError, WorkerLost
+from grader.executors import Attempt, Workers
+from grader.runners import Package, answer, carried, grade_carried, leave, on_runner, pack
 from grader.types import Submission
-from grader.unzip import MAX_FILE_BYTES
 
 log = logging.getLogger(__name__)
 CONNECT_S = 10.0
 GONE_S = 900.0  # without a scheduler; then the batch stops, to be gone on with by the same command
 LOOK_EVERY_S = 1.0
-DISMISSED = 77  # exit status of a runner that nobody wants back
-LEAVE_S = 0.5
-RESTART_S = 5.0  # from one start of a runner to the next
 RESOURCE = {"cpu": "CPU", "gpu": "GPU"}
 _GONE = (OSError, RuntimeError, TimeoutError)  # what Dask's client raises without a scheduler
 
@@ -164,7 +144,7 @@ class Cluster(Workers):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """The future raises SchedulerLost if the scheduler goes away."""
-        return self._send(_on_runner, self._sha256, self._limit_s, fn, args, kwargs)
+        return self._send(on_runner, self._sha256, self._limit_s, fn, args, kwargs)
 
     def _send(self, fn: Callable[..., Any], *args: Any) -> Future[Any]:
         """Have a runner's Dask worker itself call a function."""
@@ -172,7 +152,7 @@ class Cluster(Workers):
         self._keys[outer] = key
         outer.set_running_or_notify_cancel()
         try:
-            inner = self._executor.submit(_answer, fn, args, key=key)
+            inner = self._executor.submit(answer, fn, args, key=key)
         except _GONE:
             outer.set_exception(SchedulerLost(f"the scheduler at {self._address} does not answer"))
         else:
@@ -195,7 +175,7 @@ class Cluster(Workers):
     def dismiss(self, worker: str) -> None:
         self._dismissed.add(worker)
         with contextlib.suppress(Exception):  # if it cannot be reached, it can do no harm either
-            self._client.run(_leave, workers=[worker], on_error="ignore")
+            self._client.run(leave, workers=[worker], on_error="ignore")
 
     def kill(self) -> None:
         with contextlib.suppress(Exception):  # it is to be over, whatever state it is in
@@ -235,202 +215,3 @@ class Cluster(Workers):
         if isinstance(error, PackageMissing):
             self._scheduler_id = ""  # it is brought again
         return error, value
-
-
-# -- what travels ---------------------------------------------------------------------------------------------------
-
-
-def pack(bench: Bench) -> bytes:
-    """All that grading needs besides a submission; neither the names of the class nor the course's secret."""
-    folder = Path(bench.assignment.folder)
-    files = {str(path.relative_to(folder)): path.read_bytes() for path in check_files(folder)}
-    alone = dataclasses.replace(bench.assignment, folder="", roster={}, seed=0)
-    return pickle.dumps((dataclasses.replace(bench, assignment=alone, private=()), files))
-
-
-def unpack(package: bytes, folder: Path) -> Bench:
-    """The same bench on another machine, its files in a folder."""
-    bench, files = pickle.loads(package)
-    for name, data in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    assignment = dataclasses.replace(bench.assignment, folder=str(folder))
-    found: Bench = dataclasses.replace(bench, assignment=assignment, private=(str(folder),))
-    return found
-
-
-def carried(submission: Submission) -> dict[str, bytes]:
-    """The bytes handed in, by path: of a file that is too large, enough to see that. Raises InfrastructureError."""
-    paths = {submission.path: MAX_FILE_BYTES} if submission.path else {}
-    paths |= dict.fromkeys(submission.params.values(), MAX_PARAMS_BYTES)
-    try:
-        return {path: read_bounded(Path(path), limit) for path, limit in paths.items()}
-    except OSError as error:
-        raise InfrastructureError(
-            f"{error.filename or submission.path} cannot be read any more: {error.strerror}; collect the submissions "
-            "again."
-        ) from error
-
-
-def grade_carried(submission: Submission, files: Mapping[str, bytes]) -> Attempt:
-    """In a worker process of a runner: grade a submission whose files came with it."""
-    with tempfile.TemporaryDirectory(prefix="grader-") as scratch:
-        places = {path: str(Path(scratch) / str(number)) for number, path in enumerate(files)}
-        for path, data in files.items():
-            Path(places[path]).write_bytes(data)
-        params = {model: places[path] for model, path in submission.params.items()}
-        return grade_here(dataclasses.replace(submission, path=places.get(submission.path, ""), params=params))
-
-
-# -- a runner -------------------------------------------------------------------------------------------------------
-
-
-class Package(WorkerPlugin):
-    """Brings the package of a batch to every runner."""
-
-    def __init__(self, sha256: str, data: bytes) -> None:
-        self._sha256, self._data = sha256, data
-
-    def setup(self, worker: Any) -> None:
-        if hashlib.sha256(self._data).hexdigest() != self._sha256:
-            raise InfrastructureError("a package arrived damaged")
-        _packages[self._sha256] = self._data
-
-    def teardown(self, worker: Any) -> None:
-        _packages.pop(self._sha256, None)
-
-
-_packages: dict[str, bytes] = {}
-_hired: dict[str, tuple[LocalWorkers, tempfile.TemporaryDirectory[str]]] = {}  # at most one
-
-
-def _answer(fn: Callable[..., Any], args: Sequence[Any]) -> tuple[str, bytes]:
-    """Who answers, and what came of a call: an error or a result, as bytes, which cannot hurt Dask's client."""
-    outcome: tuple[Exception | None, Any]
-    try:
-        outcome = (None, fn(*args))
-    except Exception as error:  # noqa: BLE001  it is raised where the result is asked for
-        outcome = (error, None)
-    return get_worker().address, pickle.dumps(outcome)
-
-
-def _on_runner(
-    sha256: str, limit_s: float | None, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> Any:
-    """Run a task in a worker process of this runner, which thus answers its scheduler whatever the task does."""
-    if sha256 not in _packages:
-        raise PackageMissing("the runner has not got the batch's package")
-    return _hire(sha256, limit_s).submit(fn, *args, **kwargs).result()
-
-
-def _hire(sha256: str, limit_s: float | None) -> LocalWorkers:
-    if sha256 not in _hired:
-        _let_go()
-        package = _packages[sha256]
-        folder = tempfile.TemporaryDirectory(prefix="grader-")
-        bench = unpack(package, Path(folder.name)) if package else None
-        if bench and bench.tier == NONE:
-            raise SandboxUnavailable("a runner grades nothing without a sandbox")
-        if bench:
-            require(bench.tier)
-        _hired[sha256] = (LocalWorkers(1, bench, limit_s), folder)
-    return _hired[sha256][0]
-
-
-def _let_go() -> None:
-    while _hired:
-        workers, folder = _hired.popitem()[1]
-        workers.shutdown()
-        folder.cleanup()
-
-
-def _leave(dask_worker: Any) -> None:
-    """End this runner, for good, once this call has been answered."""
-    dask_worker.loop.call_later(LEAVE_S, os._exit, DISMISSED)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slot:
-    """What one runner process offers: a CPU, or a share of a GPU."""
-
-    resource: str
-    environment: Mapping[str, str]
-
-
-def runner_command(scheduler: str, slot: Slot, name: str) -> list[str]:
-    """The command that starts a runner, which does one task at a time."""
-    options = ["--nthreads", "1", "--no-nanny", "--memory-limit", "0", "--no-dashboard", "--name", name]
-    return [
-        sys.executable,
-        "-m",
-        "distributed.cli.dask_worker",
-        scheduler,
-        *options,
-        "--resources",
-        f"{slot.resource}=1",
-    ]
-
-
-def run(scheduler: str, slots: Sequence[Slot]) -> None:
-    """Keep a runner for each slot until SIGTERM or Ctrl-C: one that ends, with its scheduler perhaps, starts again.
-
-    Raises:
-        InfrastructureError: all were dismissed.
-    """
-    runners = [_Runner(scheduler, slot, number) for number, slot in enumerate(slots)]
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stop.set())
-    try:
-        while not stop.wait(LOOK_EVERY_S) and any([runner.keeps_going() for runner in runners]):
-            continue
-        if not stop.is_set():
-            raise InfrastructureError(
-                "the coordinator dismissed all runners of this machine: what they sent could not be right, or one "
-                "submission after the other failed. Compare the grader's version with the coordinator's, and run "
-                "`grader doctor`."
-            )
-    finally:
-        for runner in runners:
-            runner.terminate()
-        deadline = time.monotonic() + RESTART_S
-        for runner in runners:
-            runner.end(max(0.0, deadline - time.monotonic()))
-
-
-class _Runner:
-    """A process that serves one slot."""
-
-    def __init__(self, scheduler: str, slot: Slot, number: int) -> None:
-        name = f"{socket.gethostname()}-{os.getpid()}-{slot.resource.lower()}{number}"
-        self._command = runner_command(scheduler, slot, name)
-        self._environment = {**os.environ, **slot.environment}
-        self._start()
-
-    def _start(self) -> None:
-        self._process = subprocess.Popen(self._command, env=self._environment, preexec_fn=_die_with_us)
-        self._not_before = time.monotonic() + RESTART_S
-
-    def keeps_going(self) -> bool:
-        """Start it again if it has ended; false if it was dismissed."""
-        status = self._process.poll()
-        if status == DISMISSED:
-            return False
-        if status is not None and time.monotonic() > self._not_before:
-            self._start()
-        return True
-
-    def terminate(self) -> None:
-        self._process.terminate()
-
-    def end(self, grace_s: float) -> None:
-        try:
-            self._process.wait(grace_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-
-def _die_with_us() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

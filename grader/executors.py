@@ -26,8 +26,9 @@ from queue import SimpleQueue
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from grader.bench import Bench
 from grader.errors import GraderError, InfrastructureError, WorkerLost
-from grader.pipeline import Bench, grade_submission
+from grader.pipeline import grade_submission
 from grader.types import Grade, Submission
 
 MEMORY_BYTES = 4 << 30  # of a worker: what a check makes of an answer must not take the machine's

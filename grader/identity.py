@@ -20,7 +20,7 @@ from grader.types import Assignment, Profile, Split, Submission
 
 # The modules that decide a grade, besides the sandbox.
 DECIDING = (
-    *("baselines", "checks", "corpus", "identity", "integrity", "notebook"),
+    *("baselines", "bench", "checks", "corpus", "identity", "integrity", "notebook"),
     *("perplexity", "pipeline", "split"),
 )
 # What each part is, in the order of the table that `grader why` prints.

@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from grader.bench import Bench
 from grader.corpus import write_whole
 from grader.curves import Panel, curves_html, panels
 from grader.disclose import provisos
@@ -22,7 +23,6 @@ from grader.feedback import feedback_html
 from grader.intake import read_with_params
 from grader.leaderboard import Baseline, Row, leaderboard_csv, leaderboard_html, rows
 from grader.marks import Marking
-from grader.pipeline import Bench
 from grader.types import Assignment, Grade, Status, Submission
 
 GRADEBOOK = "gradebook.sqlite"

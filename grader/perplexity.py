@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from grader.errors import AssignmentError
-from grader.sandbox.bridge import Handle, SessionOver, Student, StudentError
+from grader.sandbox.bridge import Handle, SessionOver, StudentError
+from grader.sandbox.student import Student
 from grader.types import Curve, Outcome, PerplexityScore, Split
 
 ALPHABET = " abcdefghijklmnopqrstuvwxyz"  # the order in which symbols and scores cross the bridge

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from grader.batch import grade_each
+from grader.bench import Bench
 from grader.gradebook import Gradebook
 from grader.marks import Marking
 from grader.outputs import executed, submission_of, write_executed, write_student
-from grader.pipeline import Bench
 from grader.render import no_formula
 from grader.types import Grade, Status
 

@@ -16,10 +16,11 @@ from pathlib import Path
 from nbformat import NotebookNode
 
 from grader.batch import grade_each
+from grader.bench import Bench
 from grader.checks import run_checks
 from grader.errors import AssignmentError, SubmissionError, UsageError
 from grader.notebook import to_json
-from grader.pipeline import Bench, ran
+from grader.pipeline import ran
 from grader.types import Assignment, CheckResult, Grade, Outcome, Profile, Submission
 from grader.variants import Variant, read_variants, read_yaml
 

@@ -22,9 +22,10 @@ import psutil
 from distributed import Client
 
 from grader.batch import grade_each
+from grader.bench import Bench
 from grader.cluster import Cluster
 from grader.executors import Attempt
-from grader.pipeline import Bench, unmeasured
+from grader.pipeline import unmeasured
 from grader.types import Grade, Submission
 
 WORKERS = 2  # processes; each has its share of the slots as threads

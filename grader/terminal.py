@@ -21,12 +21,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from grader.batch import Event
+from grader.bench import Bench
 from grader.benchmark import Figure
 from grader.gradebook import Gradebook
 from grader.leaderboard import leaderboard_table
 from grader.marks import Marking
 from grader.outputs import GRADEBOOK, board_rows, work_of
-from grader.pipeline import Bench
 from grader.progress import Progress, Standing, as_json, standing_of
 from grader.render import one_line, points
 from grader.sandbox.devices import BUILD, LIBRARIES, Gpu, can_run

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from grader.bench import Bench
 from grader.executors import Attempt
 from grader.perplexity import credit
-from grader.pipeline import Bench, flags_of
+from grader.pipeline import flags_of
 from grader.types import CheckResult, Grade, Outcome, PerplexityScore, Status, Submission
 
 CLOSE = 1e-6  # of a mean over some thousand numbers, on two machines

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from grader.baselines import BEST_NGRAM, NGRAMS
+from grader.bench import Bench, set_up
 from grader.config import load_assignment
 from grader.gradebook import Gradebook
 from grader.integrity import (
@@ -34,7 +35,6 @@ from grader.integrity import (
     weights_unknown,
 )
 from grader.perplexity import Array
-from grader.pipeline import Bench, set_up
 from grader.split import BLOCK_CHARS
 from grader.types import Flag, PerplexityScore
 

@@ -22,13 +22,15 @@ import psutil
 import pytest
 import yaml
 
+from grader.bench import Bench, set_up
 from grader.checks import run_checks
 from grader.config import load_assignment
-from grader.pipeline import Bench, grade_submission, ran, set_up
+from grader.pipeline import grade_submission, ran
 from grader.sandbox import tiers
-from grader.sandbox.bridge import Session, Student, StudentError
+from grader.sandbox.bridge import Session, StudentError
 from grader.sandbox.launch import SHARED_FOLDERS, _is_alive
 from grader.sandbox.selftest import ENVIRONMENT
+from grader.sandbox.student import Student
 from grader.types import Outcome, Submission
 from tests.conftest import LIMITS, notebook_of
 from tests.small import folder_with

@@ -15,12 +15,13 @@ import psutil
 import pytest
 
 from grader.batch import grade_batch
+from grader.bench import set_up
 from grader.config import load_assignment
 from grader.executors import LocalWorkers
 from grader.gradebook import Gradebook
 from grader.intake import collect
 from grader.leaderboard import rows
-from grader.pipeline import grade_submission, set_up
+from grader.pipeline import grade_submission
 from grader.types import Grade, Status
 from tests import faults
 from tests.conftest import notebook_of

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
+from grader.bench import Bench, set_up
 from grader.config import load_assignment
 from grader.disclose import WEAKER_PROMISE
 from grader.gradebook import Gradebook
 from grader.intake import MAX_PARAMS_BYTES, collect
 from grader.outputs import GRADEBOOK
-from grader.pipeline import Bench, grade_submission, set_up
+from grader.pipeline import grade_submission
 from grader.types import Outcome, Submission
 from tests.conftest import notebook_of
 from tests.small import CHECK, LIMITS, folder_with

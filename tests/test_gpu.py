@@ -15,17 +15,19 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from grader.bench import Bench, set_up
 from grader.cli import app, machine
 from grader.config import load_assignment
 from grader.disclose import CPU_INSTEAD
 from grader.errors import InfrastructureError, RuntimeUnavailable
 from grader.intake import collect
-from grader.pipeline import Bench, grade_submission, set_up
+from grader.pipeline import grade_submission
 from grader.sandbox import lease as leases
-from grader.sandbox.bridge import Session, Student, StudentError
+from grader.sandbox.bridge import Session, StudentError
 from grader.sandbox.devices import find_gpus
 from grader.sandbox.lease import leased
 from grader.sandbox.selftest import PROMISES, trouble
+from grader.sandbox.student import Student
 from grader.sandbox.tiers import UID, candidates, why_not
 from grader.sandbox.wire import is_gpu_memory
 from grader.terminal import console, gpu_table

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from grader.pipeline import Bench
+from grader.bench import Bench
 from tests.fuzz.answers import Frame, mutated, record, reference_bench, replay
 
 SEED, MUTATIONS = 0, 40  # a few; `python -m tests.fuzz.answers 1000` for more

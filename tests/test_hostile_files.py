@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 
 from grader import unzip
+from grader.bench import Bench, set_up
 from grader.config import load_assignment
 from grader.errors import InfrastructureError, UsageError
 from grader.gradebook import Gradebook
 from grader.intake import collect
-from grader.pipeline import Bench, grade_submission, set_up
+from grader.pipeline import grade_submission
 from grader.types import Grade
 from tests.conftest import notebook_of
 from tests.harmless import assert_harmless

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from grader import cli
+from grader.bench import Bench, set_up
 from grader.config import load_assignment
 from grader.gradebook import Gradebook
 from grader.outputs import GRADEBOOK
-from grader.pipeline import Bench, set_up
 from grader.types import Grade, Status, Submission
 from tests.conftest import notebook_of
 from tests.small import CHECK, folder_with

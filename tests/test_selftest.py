@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from grader.bench import Bench, set_up
 from grader.config import load_assignment
 from grader.errors import AssignmentError, UsageError
-from grader.pipeline import Bench, set_up
 from grader.selftest import Alarms, Trial, read_matrix, run_matrix, run_seeds, small
 from grader.variants import Variant
 from tests.small import LIMITS, folder_with

@@ -98,7 +98,7 @@ def test_every_student_has_a_page_and_a_results_file(graded: Path) -> None:
 
 def test_no_page_shows_a_hidden_check_or_held_out_text(graded: Path) -> None:
     """The pages quote no line of a hidden check and no passage of the held-out text."""
-    from grader.pipeline import set_up
+    from grader.bench import set_up
 
     assignment = load_assignment(ROOT / "reference")
     held_out = set_up(assignment, assignment.profile("smoke"), "none").split.held_out

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from grader.bench import set_up
 from grader.cli.common import AssignmentOption, CorpusOption, ProfileOption, app, load, make_folder
 from grader.config import load_assignment
 from grader.course import ROSTER, make_course
@@ -14,7 +15,6 @@ from grader.curves import curves_table
 from grader.errors import UsageError
 from grader.gradebook import Gradebook
 from grader.outputs import CURVES, GRADEBOOK, write_curves, write_text
-from grader.pipeline import set_up
 from grader.release import release as write_release
 from grader.terminal import console, say
 

@@ -13,6 +13,7 @@ import typer
 from rich.markup import escape
 
 from grader.batch import grade_batch, hire, ungraded
+from grader.bench import set_up
 from grader.checks import run_checks
 from grader.cli.common import (
     AllowCpuOption,
@@ -45,7 +46,7 @@ from grader.outputs import (
     write_grades,
     write_student,
 )
-from grader.pipeline import grade_submission, ran, set_up
+from grader.pipeline import grade_submission, ran
 from grader.render import one_line, points
 from grader.sandbox.tiers import WHAT
 from grader.terminal import (

@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from grader.bench import set_up
 from grader.benchmark import counting, reading, require_solution, sandbox_start, submission
 from grader.cli.common import AssignmentOption, ProfileOption, app, load, usable_tier
 from grader.config import load_assignment
 from grader.errors import RuntimeUnavailable, SandboxUnavailable, UsageError
-from grader.pipeline import set_up
 from grader.sandbox.devices import find_gpus, usable_gpus
 from grader.sandbox.runtime import missing, runtime_identity
 from grader.sandbox.selftest import can_be_warm, prove, require_device
@@ -120,7 +120,7 @@ def worker(
     slots_per_gpu: Annotated[int, typer.Option("--slots-per-gpu", min=1, help="Submissions at a time, on each.")] = 1,
 ) -> None:
     """Start a runner: it grades what `grader grade --scheduler` hands out, until it is stopped."""
-    from grader.cluster import Slot, run  # imports Dask
+    from grader.runners import Slot, run  # imports Dask
 
     if gpus not in ("auto", "none"):
         raise UsageError(f"--gpus is {gpus!r}; expected auto or none (CUDA_VISIBLE_DEVICES chooses among them).")

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from grader import regrade as again
 from grader import upkeep
+from grader.bench import set_up
 from grader.cli.common import (
     AllowCpuOption,
     AssignmentOption,
@@ -36,7 +37,6 @@ from grader.identity import PARTS, changed
 from grader.leaderboard import baselines_of
 from grader.marks import Marking
 from grader.outputs import GRADEBOOK, kept_params, submission_of, write_class, write_text
-from grader.pipeline import set_up
 from grader.render import one_line, points
 from grader.sandbox.tiers import NONE, pick_tier
 from grader.terminal import console, say

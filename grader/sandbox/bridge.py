@@ -59,7 +59,7 @@ class Ref:
     name: str
 
 
-class _Device:
+class Device:
     """Stands for the device context that the runner leased."""
 
 
@@ -319,7 +319,7 @@ class Session:
                 return {"h": value.number}
             if isinstance(value, Ref):
                 return {value.tag: value.name}
-            if isinstance(value, _Device):
+            if isinstance(value, Device):
                 return {"ctx": None}
             if callable(value):
                 callbacks.append(value)
@@ -333,75 +333,6 @@ class Session:
 
     def _receive(self, deadline: float) -> tuple[dict[str, Any], bytes]:
         return wire.read_frame(lambda n: _read(self._sealed.bridge, n, deadline))
-
-
-class Student:
-    """What a check sees of the notebook: `student.f(x)` calls its global `f` over there, results come back as data."""
-
-    def __init__(self, session: Session, stubs_source: str) -> None:
-        self._session = session
-        self.ctx = _Device()
-        self.device = session.device  # "cpu" or "gpu"
-        self.stubs = Stubs(self)
-        session.request({"op": "load", "source": stubs_source})
-
-    def give_time(self, used_s: float | None) -> None:
-        """A check begins, or goes on after `used_s` of its time; None: what comes now is no check."""
-        limit = self._session.limits.check_wall_s
-        self._session.give_time(None if used_s is None else max(0.0, limit - used_s))
-
-    def call(self, target: str | Ref | Handle, *args: Any, **kwargs: Any) -> Any:
-        """Call a global (by name), a stub or a handle. Raises StudentError."""
-        return self._call(target, args, kwargs, keep=False)
-
-    def keep(self, target: str | Ref | Handle, *args: Any, **kwargs: Any) -> Handle:
-        """The same, but the result stays there. Raises StudentError."""
-        result = self._call(target, args, kwargs, keep=True)
-        if not isinstance(result, Handle):
-            raise StudentError(Outcome.PROTOCOL_VIOLATION, "A result that was to stay was sent.")
-        return result
-
-    def get(self, name: str) -> Any:
-        """The value of a global. Raises StudentError (MISSING) if there is none."""
-        return self._session.request({"op": "get", "name": name})
-
-    def has(self, name: str) -> bool:
-        """Whether the notebook defines a global."""
-        return self._session.request({"op": "has", "name": name}) is True
-
-    def run(self, source: str) -> None:
-        """Run the source of one more cell. Raises StudentError."""
-        self._session.request({"op": "run", "source": source})
-
-    def ref(self, name: str) -> Ref:
-        """A global, to be passed as an argument."""
-        return Ref("g", name)
-
-    def _call(self, target: str | Ref | Handle, args: tuple[Any, ...], kwargs: dict[str, Any], *, keep: bool) -> Any:
-        callee = self.ref(target) if isinstance(target, str) else target
-        values = {"target": callee, "args": list(args), "kwargs": kwargs}
-        return self._session.request({"op": "call", "keep": keep}, values)
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return lambda *args, **kwargs: self.call(name, *args, **kwargs)
-
-
-class Stubs:
-    """The functions of the assignment's `stubs.py`, which run in the student's process and decide nothing."""
-
-    def __init__(self, student: Student) -> None:
-        self._student = student
-
-    def ref(self, name: str) -> Ref:
-        """A stub, to be passed as an argument or a target."""
-        return Ref("s", name)
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return lambda *args, **kwargs: self._student.call(Ref("s", name), *args, **kwargs)
 
 
 _SENTENCES = {

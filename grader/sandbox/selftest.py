@@ -16,10 +16,11 @@ from pathlib import Path
 
 from grader.errors import RuntimeUnavailable, SandboxUnavailable
 from grader.sandbox import tiers
-from grader.sandbox.bridge import Session, Student, StudentError
+from grader.sandbox.bridge import Session, StudentError
 from grader.sandbox.launch import SHARED_FOLDERS
 from grader.sandbox.lease import PROBE, Lease, leased
 from grader.sandbox.runtime import require as require_runtime
+from grader.sandbox.student import Student
 from grader.sandbox.template import OFF, end_templates, template_for, why_cold
 from grader.types import Limits, Profile
 

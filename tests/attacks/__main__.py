@@ -10,8 +10,9 @@ from pathlib import Path
 
 import psutil
 
+from grader.bench import set_up
 from grader.config import load_assignment
-from grader.pipeline import grade_submission, set_up
+from grader.pipeline import grade_submission
 from grader.sandbox.launch import SHARED_FOLDERS
 from grader.sandbox.tiers import pick_tier
 from tests.conftest import notebook_of

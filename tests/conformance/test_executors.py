@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from grader.bench import Bench, set_up
 from grader.cluster import Cluster
 from grader.config import load_assignment
 from grader.errors import WorkerLost
 from grader.executors import InProcess, LocalWorkers, Workers
 from grader.intake import collect
-from grader.pipeline import Bench, set_up
 from tests.loopback import Loopback, after, raise_timeout
 from tests.small import course_in
 

@@ -17,8 +17,9 @@ import pytest
 from grader.errors import InfrastructureError
 from grader.sandbox import template as templates
 from grader.sandbox import tiers
-from grader.sandbox.bridge import Session, Student, StudentError
+from grader.sandbox.bridge import Session, StudentError
 from grader.sandbox.selftest import ENVIRONMENT, can_be_warm
+from grader.sandbox.student import Student
 from grader.sandbox.template import Template, end_templates, why_cold
 from grader.types import Outcome
 from tests.conftest import LIMITS, notebook_of

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from grader.bench import Bench, set_up
 from grader.checks import run_checks
 from grader.config import load_assignment
 from grader.errors import InfrastructureError
 from grader.notebook import to_json
-from grader.pipeline import Bench, set_up
-from grader.sandbox.bridge import Session, SessionOver, Student
+from grader.sandbox.bridge import Session, SessionOver
 from grader.sandbox.limits import oom_kills
+from grader.sandbox.student import Student
 from grader.sandbox.tiers import pick_tier
 from grader.selftest import read_matrix, small
 from grader.types import Outcome

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from records import a_grade
 
+from grader.bench import Bench, set_up
 from grader.config import load_assignment
 from grader.gradebook import Gradebook
 from grader.marks import UNMARKED
-from grader.pipeline import Bench, set_up
 from grader.regrade import Change, publish, regrade_csv
 from grader.types import CheckResult, Grade, Outcome, PerplexityScore, Rules, Status
 from tests.small import folder_with
