@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from grader.audit import SHARE, Answer, Audit, Ruling
 from grader.bench import Bench
 from grader.errors import GraderError, InfrastructureError, SchedulerLost
 from grader.executors import Attempt, InProcess, LocalWorkers, Workers
@@ -36,11 +37,11 @@ LOOK_EVERY_S = 0.5  # at who is there and who has asked to stop
 class Event:
     """Something that happened to one submission of a batch."""
 
-    kind: str  # started | running (where) | graded | known (graded before) | failed (a fault of ours: tried again)
+    kind: str  # started | running (where) | graded | known (before) | failed (by us: tried again) | withdrawn
     student_id: str
     worker: str = ""  # who has it, as far as that is known
     message: str = ""  # the fault
-    grade: Grade | None = None  # once there is one
+    grade: Grade | None = None  # once there is one; of one withdrawn, without its parts
     log: str = ""  # what the worker had to say
 
 
@@ -72,8 +73,11 @@ def grade_batch(
     workers: Callable[[], Workers],
     watch: Watch,
     publish: Callable[[Grade], None],
+    audit: float = SHARE,
 ) -> None:
     """Grade what the gradebook does not hold yet; `publish` writes a student's files before the grade is recorded.
+
+    `audit` is the share of what runners of a cluster grade that a second one grades, too (`audit.py`).
 
     Raises:
         Interrupted: after Ctrl-C, once the submissions in hand are finished and recorded.
@@ -98,7 +102,7 @@ def grade_batch(
         _patiently(lambda: book.add(run_id, grade))
 
     if pending:
-        _Batch(pending, bench, workers(), record, watch).run()
+        _Batch(pending, bench, workers(), record, watch, audit).run()
 
 
 def grade_each(
@@ -141,21 +145,24 @@ class _Batch:
         workers: Workers,
         record: Callable[[Grade], None],
         watch: Watch,
+        audit: float = SHARE,
     ) -> None:
         self._waiting = deque(pending)
         self._put_off: list[tuple[float, int, Submission]] = []  # a heap, by the time until which
-        self._in_hand: dict[Future[Attempt], Submission] = {}
+        self._in_hand: dict[Future[Attempt], tuple[Submission, Workers]] = {}
         self._places: dict[Future[Attempt], str] = {}
         self._attempts: Counter[str] = Counter()
         self._faults: defaultdict[str, list[str]] = defaultdict(list)  # by worker, whom it failed since its last grade
         self._able: set[str] = set()  # workers that have graded somebody
         self._numbers = itertools.count()
         self._bench, self._workers, self._record, self._watch = bench, workers, record, watch
+        self._audit = Audit(audit) if workers.is_remote else None
+        self._judge = LocalWorkers(1, bench)  # of runners that contradict each other; does not start before
 
     def run(self) -> None:
         """Grade all. Raises Interrupted after Ctrl-C or SIGTERM; a second one ends what runs at once."""
         try:
-            with _stops(self._workers.kill) as stops:
+            with _stops(self._kill) as stops:
                 while (self._waiting or self._put_off or self._in_hand) and len(stops) < 2:
                     slots = self._workers.slots
                     if not stops:
@@ -166,10 +173,15 @@ class _Batch:
                 if stops:
                     raise Interrupted
         except BaseException:
-            self._workers.kill()
+            self._kill()
             raise
         finally:
-            self._workers.shutdown(cancel_futures=True)
+            for workers in (self._workers, self._judge):
+                workers.shutdown(cancel_futures=True)
+
+    def _kill(self) -> None:
+        for workers in (self._workers, self._judge):
+            workers.kill()
 
     def _hand_out(self, slots: int) -> None:
         """Give each free worker one submission: a worker that is lost takes only what it held."""
@@ -178,39 +190,62 @@ class _Batch:
         for _ in range(min(slots - len(self._in_hand), len(self._waiting))):
             submission = self._waiting.popleft()
             self._tell("started", submission)
-            self._in_hand[self._workers.grade(submission)] = submission
+            heard = self._audit.heard(submission.student_id) if self._audit else []
+            who = self._judge if len(heard) > 1 else self._workers
+            self._in_hand[who.grade(submission, *heard[:1])] = submission, who
 
     def _collect(self) -> None:
         """Record what is done; put off what a fault of ours hit, or record it as unknown when it keeps failing."""
         if not self._in_hand:
             time.sleep(LOOK_EVERY_S)
         for future in wait(self._in_hand, LOOK_EVERY_S, FIRST_COMPLETED).done:
-            submission, worker = self._in_hand[future], self._workers.where(future)
-            done = self._outcome(future, submission, worker)
+            submission, who = self._in_hand[future]
+            worker = who.where(future)
+            done = self._outcome(future, submission, who)
             if done.grade:
-                self._record(done.grade)
-                self._tell("graded", submission, worker, grade=done.grade, log=done.log)
                 self._able.add(worker)
                 self._faults.pop(worker, None)
+                self._take(Answer(submission=submission, worker=worker, attempt=done, grade=done.grade))
             else:
-                self._try_again(submission, worker, done)
+                self._try_again(submission, who, worker, done)
             del self._in_hand[future]
             self._places.pop(future, None)
-        for future, submission in self._in_hand.items():
-            worker = self._workers.where(future)
+        for future, (submission, who) in self._in_hand.items():
+            worker = who.where(future)
             if worker and worker != self._places.get(future):
                 self._places[future] = worker
                 self._tell("running", submission, worker)
 
-    def _outcome(self, future: Future[Attempt], submission: Submission, worker: str) -> Attempt:
+    def _take(self, answer: Answer) -> None:
+        """Record a grade, or have it confirmed first."""
+        if self._audit:
+            self._follow(self._audit.take(answer, has_others=self._workers.slots > 1))
+        else:
+            self._settle(answer)
+
+    def _follow(self, ruling: Ruling) -> None:
+        for worker in ruling.exposed:
+            self._workers.dismiss(worker)
+            for grade in ruling.withdrawn:
+                why = f"graded by {worker}, whose verdicts others contradict"
+                self._watch(Event(kind="withdrawn", student_id=grade.student_id, message=why, grade=grade))
+        for answer in ruling.stands:
+            self._settle(answer)
+        self._waiting.extendleft(ruling.again)
+
+    def _settle(self, answer: Answer) -> None:
+        self._record(answer.grade)
+        self._tell("graded", answer.submission, answer.worker, grade=answer.grade, log=answer.attempt.log)
+
+    def _outcome(self, future: Future[Attempt], submission: Submission, who: Workers) -> Attempt:
         """What came back, with whatever prevented it as a fault of ours. Raises AssignmentError."""
-        error, is_remote = future.exception(), self._workers.is_remote
+        error, is_remote, worker = future.exception(), who.is_remote, who.where(future)
         if error is None:
             done = future.result()
             why = objection(done, submission, self._bench) if is_remote else ""
             if not why:
                 return done
-            self._workers.dismiss(worker)
+            self._dismiss(worker)
             error = InfrastructureError(f"the grade that {worker or 'a runner'} sent was refused: {why}")
         if isinstance(error, GraderError) and not isinstance(error, InfrastructureError) and not is_remote:
             raise error
@@ -218,6 +253,10 @@ class _Batch:
             self._attempts[submission.student_id] -= 1
         said = str(error) if isinstance(error, GraderError) else f"unexpected {type(error).__name__}: {error}"
         return Attempt(grade=None, fault=said, log="")
+
+    def _dismiss(self, worker: str) -> None:
+        if self._audit:
+            self._follow(self._audit.expose(worker))
 
     def _note_fault(self, student_id: str, worker: str) -> None:
         """Dismiss a runner on which one after the other fails, if there are others: else it would take the whole class.
@@ -234,19 +273,32 @@ class _Batch:
     def _tell(self, kind: str, submission: Submission, worker: str = "", **more: Any) -> None:
         self._watch(Event(kind=kind, student_id=submission.student_id, worker=worker, **more))
 
-    def _try_again(self, submission: Submission, worker: str, done: Attempt) -> None:
+    def _try_again(self, submission: Submission, who: Workers, worker: str, done: Attempt) -> None:
         student_id = submission.student_id
         self._attempts[student_id] += 1
-        self._note_fault(student_id, worker)
+        if who is self._workers:
+            self._note_fault(student_id, worker)
         self._tell("failed", submission, worker, message=done.fault, log=done.log)
         count = self._attempts[student_id]
         if count < ATTEMPTS:
             ready_at = time.monotonic() + BACK_OFF_S * 2 ** (max(count, 1) - 1)
             heapq.heappush(self._put_off, (ready_at, next(self._numbers), submission))
         else:
-            grade = unmeasured(submission, self._bench, f"Not graded, by a fault of ours: {done.fault}")
-            self._record(grade)
-            self._tell("graded", submission, worker, grade=grade)
+            self._give_up(submission, worker, done.fault)
+
+    def _give_up(self, submission: Submission, worker: str, fault: str) -> None:
+        """Its score is unknown; but a grade stands that was only to be confirmed."""
+        heard: list[str] = []
+        if self._audit:
+            heard = self._audit.heard(submission.student_id)
+            self._follow(self._audit.give_up(submission.student_id))
+        if len(heard) == 1:
+            return
+        if heard:
+            fault = f"{' and '.join(heard)} contradict each other, and this machine cannot decide ({fault})"
+        grade = unmeasured(submission, self._bench, f"Not graded, by a fault of ours: {fault}")
+        self._record(grade)
+        self._tell("graded", submission, worker, grade=grade)
 
 
 @contextmanager

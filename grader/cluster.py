@@ -63,6 +63,8 @@ class Cluster(Workers):
         self._answered: dict[str, str] = {}  # by key, who has done it
         self._missing: set[Future[Any]] = set()
         self._dismissed: set[str] = set()
+        self._offering: set[str] = set()  # runners there were when we looked last, without those dismissed
+        self._asked: WeakKeyDictionary[Future[Any], set[str]] = WeakKeyDictionary()  # the only runners that may do it
         self._slots, self._lost_at = 0, 0.0
         try:
             self._connect()
@@ -91,8 +93,8 @@ class Cluster(Workers):
             self._register()
             self._scheduler_id = seen["id"]
         offers = {address: worker["resources"] for address, worker in seen["workers"].items()}
-        kept = set(offers) - self._dismissed
-        self._slots = round(sum(offers[address].get(self._resource, 0) for address in kept))
+        self._offering = {address for address in offers if self._resource in offers[address]} - self._dismissed
+        self._slots = round(sum(offers[address][self._resource] for address in self._offering))
         processing = ask(scheduler.processing, workers=None, callback_timeout=CONNECT_S)
         ours = set(self._keys.values())  # those not yet forgotten
         places = self._places | {str(key): address for address, keys in processing.items() for key in keys}
@@ -112,13 +114,19 @@ class Cluster(Workers):
             log.warning("A runner could not take the batch's package: %s", " ".join(str(error).split()))
 
     def _give_up_lost(self) -> None:
-        """End those that Dask's client has forgotten without an answer: a result was lost on its way to us."""
+        """End those that nobody can answer any more, and those that Dask's client has forgotten without an answer."""
         known = set(self._client.futures)
+        for future, asked in list(self._asked.items()):
+            if not asked & self._offering and not future.done():
+                self._end(future, WorkerLost("the runners that were asked are gone"))
         missing = {future for future, key in list(self._keys.items()) if not future.done() and key not in known}
         for future in missing & self._missing:  # seen twice: not just between two steps
-            with contextlib.suppress(futures.InvalidStateError):
-                future.set_exception(SchedulerLost("its result was lost with the scheduler"))
+            self._end(future, SchedulerLost("its result was lost with the scheduler"))
         self._missing = missing
+
+    def _end(self, future: Future[Any], error: InfrastructureError) -> None:
+        with contextlib.suppress(futures.InvalidStateError):  # it is done meanwhile
+            future.set_exception(error)
 
     @property
     def slots(self) -> int:
@@ -146,27 +154,30 @@ class Cluster(Workers):
         """The future raises SchedulerLost if the scheduler goes away."""
         return self._send(on_runner, self._sha256, self._limit_s, fn, args, kwargs)
 
-    def _send(self, fn: Callable[..., Any], *args: Any) -> Future[Any]:
+    def _send(self, fn: Callable[..., Any], *args: Any, avoid: str = "") -> Future[Any]:
         """Have a runner's Dask worker itself call a function."""
         key, outer = f"{self._name}-{next(self._numbers)}", Future[Any]()
         self._keys[outer] = key
         outer.set_running_or_notify_cancel()
+        others = self._offering - {avoid} if avoid else set()
+        if others:
+            self._asked[outer] = others
         try:
-            inner = self._executor.submit(answer, fn, args, key=key)
+            inner = self._executor.submit(answer, fn, args, key=key, workers=sorted(others) or None)
         except _GONE:
             outer.set_exception(SchedulerLost(f"the scheduler at {self._address} does not answer"))
         else:
             inner.add_done_callback(lambda done: self._pass_on(done, outer, key))
         return outer
 
-    def grade(self, submission: Submission) -> Future[Attempt]:
+    def grade(self, submission: Submission, avoid: str = "") -> Future[Attempt]:
         try:
             files = carried(submission)
         except InfrastructureError as error:
             gone: Future[Attempt] = Future()
             gone.set_exception(error)
             return gone
-        return self.submit(grade_carried, submission, files)
+        return self._send(on_runner, self._sha256, self._limit_s, grade_carried, (submission, files), {}, avoid=avoid)
 
     def where(self, future: Future[Any]) -> str:
         key = self._keys.get(future, "")

@@ -60,8 +60,11 @@ class Workers(Executor):
         """How many tasks they can work on side by side, now. Raises InfrastructureError if that stays unknown."""
 
     @abstractmethod
-    def grade(self, submission: Submission) -> Future[Attempt]:
-        """Hand out one submission. The future raises WorkerLost, or AssignmentError."""
+    def grade(self, submission: Submission, avoid: str = "") -> Future[Attempt]:
+        """Hand out one submission, to somebody else than the worker `avoid` where workers are not all one machine's.
+
+        The future raises WorkerLost, or AssignmentError.
+        """
 
     @abstractmethod
     def where(self, future: Future[Any]) -> str:
@@ -92,7 +95,7 @@ class InProcess(Workers):
             future.set_exception(error)
         return future
 
-    def grade(self, submission: Submission) -> Future[Attempt]:
+    def grade(self, submission: Submission, avoid: str = "") -> Future[Attempt]:
         assert self._bench is not None
         return self.submit(attempt, submission, self._bench)
 
@@ -126,7 +129,7 @@ class LocalWorkers(Workers):
         self._tasks[future] = task
         return future
 
-    def grade(self, submission: Submission) -> Future[Attempt]:
+    def grade(self, submission: Submission, avoid: str = "") -> Future[Attempt]:
         return self.submit(grade_here, submission)
 
     def where(self, future: Future[Any]) -> str:

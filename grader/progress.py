@@ -70,6 +70,10 @@ class Standing:
         elif event.kind == "failed":
             self.running.pop(event.student_id, None)
             self.faults[event.message] = self.faults.get(event.message, 0) + 1
+        elif event.kind == "withdrawn" and event.grade:
+            self.done -= 1
+            self.by_status[event.grade.status.value] -= 1
+            self.faults[event.message] = self.faults.get(event.message, 0) + 1
         elif event.grade:
             self.running.pop(event.student_id, None)
             self.done += 1
@@ -100,7 +104,7 @@ class Progress:
     def __call__(self, event: Event) -> None:
         """Take one event of the batch. A status or a log that cannot be written costs a warning, and no grade."""
         self.standing.take(event, time.time())
-        if event.kind in ("failed", "graded"):
+        if event.kind in ("failed", "graded", "withdrawn"):
             self._log(event)
         if time.monotonic() - self._written_at > WRITE_EVERY_S:
             self._write()
@@ -117,7 +121,9 @@ class Progress:
         path = log_of(self._out, event.student_id)
         at = datetime.now(timezone.utc).isoformat(timespec="seconds")
         said = f"not graded, tried again: {event.message}" if event.kind == "failed" else "graded"
-        if event.grade:
+        if event.kind == "withdrawn":
+            said = f"withdrawn, to be graded again: {event.message}"
+        elif event.grade:
             said = f"{event.grade.status.value}, score {event.grade.score}, key {event.grade.key[:12]}"
         lines = [f"{at} by {event.worker or 'a worker'}: {said}", *event.log.splitlines()]
         try:

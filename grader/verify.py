@@ -1,7 +1,8 @@
-"""Whether a grade that a worker sent can be what grading that submission came to.
+"""Whether a grade that a worker sent can be what grading that submission came to, and whether two can both be.
 
 A worker may be another version of the grader, may mix up two submissions, or add up wrongly. All that follows from
-other parts of a grade is worked out again here; the verdicts and the losses themselves are taken as they are.
+other parts of a grade is worked out again here. The verdicts and the losses themselves are taken as they are, unless
+another worker's are compared with them (`audit.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from grader.pipeline import flags_of
 from grader.types import CheckResult, Grade, Outcome, PerplexityScore, Status, Submission
 
 CLOSE = 1e-6  # of a mean over some thousand numbers, on two machines
+SAME_NATS = 0.1  # nats/char between two trainings of one network, on two machines, that are not seeded
 
 
 def objection(done: object, submission: Submission, bench: Bench) -> str:
@@ -26,6 +28,22 @@ def objection(done: object, submission: Submission, bench: Bench) -> str:
         return next(_objections(done.grade, submission, bench), "") if done.grade else ""
     except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError):
         return "it is not made as a grade is"
+
+
+def contradiction(one: Grade, other: Grade) -> str:
+    """What two grades of the same submission, with the same seed, do not both say; empty if nothing of weight."""
+    if one.status != other.status:
+        return f"{one.status.value} or {other.status.value}"
+    outcomes = [{result.check_id: result.outcome for result in grade.checks} for grade in (one, other)]
+    for check_id, outcome in outcomes[0].items():
+        if outcome != outcomes[1].get(check_id):
+            return f"whether {check_id} {outcome.value}"
+    nats = [{score.model: score.nats_per_char for score in grade.perplexities} for grade in (one, other)]
+    for model in sorted(set(nats[0]) | set(nats[1])):
+        a, b = (found.get(model) for found in nats)
+        if (a is None) != (b is None) or (a is not None and b is not None and abs(a - b) > SAME_NATS):
+            return f"the perplexity of {model}"
+    return ""
 
 
 def _objections(grade: Grade, submission: Submission, bench: Bench) -> Iterator[str]:

@@ -1,4 +1,8 @@
-"""Preloaded into a Dask worker: a runner that gives everybody more than full marks, or on which everything fails."""
+"""Preloaded into a Dask worker: a runner that lies, or on which everything fails.
+
+`lies` gives everybody more than full marks; `forges` turns every verdict round, and adds up rightly; `turns` does so
+from its third answer on.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import Any
 from grader import runners
 from grader.errors import InfrastructureError
 from grader.executors import Attempt
+from grader.types import Grade, Outcome
 
 if runners.on_runner.__name__ != "_wrong":  # a preload is imported more than once
     _honest = runners.on_runner
@@ -19,8 +24,31 @@ def _wrong(*args: Any) -> Any:
         raise InfrastructureError("its disk is full")
     done = _honest(*args)
     if isinstance(done, Attempt) and done.grade:
-        return dataclasses.replace(done, grade=dataclasses.replace(done.grade, score=done.grade.max_score + 1))
+        _answers.append(done.grade)
+        return dataclasses.replace(done, grade=_LIES[os.environ["RUNNER"]](done.grade))
     return done
+
+
+def _more_than_full_marks(grade: Grade) -> Grade:
+    return dataclasses.replace(grade, score=grade.max_score + 1)
+
+
+def _turned_round(grade: Grade) -> Grade:
+    checks = tuple(
+        dataclasses.replace(check, outcome=Outcome.FAILED, points=0.0)
+        if check.outcome is Outcome.PASSED
+        else dataclasses.replace(check, outcome=Outcome.PASSED, points=check.max_points)
+        for check in grade.checks
+    )
+    return dataclasses.replace(grade, checks=checks, score=sum(check.points for check in checks))
+
+
+_LIES = {
+    "lies": _more_than_full_marks,
+    "forges": _turned_round,
+    "turns": lambda grade: _turned_round(grade) if len(_answers) > 2 else grade,
+}
+_answers: list[Grade] = []
 
 
 runners.on_runner = _wrong

@@ -42,8 +42,8 @@ def loopback(course: Path) -> Iterator[Loopback]:
         yield cluster
 
 
-def begin(course: Path, loopback: Loopback) -> subprocess.Popen[str]:
-    command = grade_command(course, "out", "--scheduler", loopback.address, "--json")
+def begin(course: Path, loopback: Loopback, *options: str) -> subprocess.Popen[str]:
+    command = grade_command(course, "out", "--scheduler", loopback.address, "--json", *options)
     with (course / "grade.log").open("w") as log:
         process = subprocess.Popen(
             command, cwd=ROOT, env=loopback.environment, stdout=subprocess.PIPE, stderr=log, text=True
@@ -119,6 +119,25 @@ def test_a_runner_that_lies_or_fails_is_dismissed(course: Path, tmp_path: Path, 
     assert process.returncode == 0, (course / "grade.log").read_text()
     assert scores(course, "out") == EXPECTED
     assert said in next(event["message"] for event in events if event["event"] == "failed")
+
+
+@pytest.mark.parametrize(("does", "audit"), [("forges", "0"), ("turns", "1")])
+def test_a_runner_that_forges_verdicts_is_found_out(course: Path, loopback: Loopback, does: str, audit: str) -> None:
+    """By another runner, and this machine between them: what rested on its word is graded again by those left."""
+    honest = dict(loopback.environment)
+    loopback.environment |= {
+        "DASK_DISTRIBUTED__WORKER__PRELOAD": str([str(ROOT / "tests" / "liar.py")]),
+        "RUNNER": does,
+    }
+    wrong = loopback.runner()
+    loopback.environment = honest
+    loopback.runner(slots=2)
+    loopback.wait_for(3)
+    process = begin(course, loopback, "--audit", audit)
+    rest(process)
+    assert process.returncode == 0, (course / "grade.log").read_text()
+    assert scores(course, "out") == EXPECTED
+    assert wrong.wait(60) == 3
 
 
 def test_an_address_without_a_scheduler_is_refused_with_a_sentence(course: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from grader.audit import SHARE
 from grader.batch import grade_batch, hire, ungraded
 from grader.bench import set_up
 from grader.checks import run_checks
@@ -74,6 +75,9 @@ def grade(
     or 1,
     scheduler: SchedulerOption = "",
     sandbox: Annotated[str, typer.Option(help="With --scheduler: the sandbox that the runners have.")] = "",
+    audit: Annotated[
+        float, typer.Option(min=0, max=1, help="With --scheduler: the share of notebooks that two runners grade.")
+    ] = SHARE,
     json_lines: Annotated[bool, typer.Option("--json", help="Each event as a line of JSON, for machines.")] = False,
     corpus_file: CorpusOption = None,
     allow_unsandboxed: UnsandboxedOption = False,
@@ -109,7 +113,7 @@ def grade(
             with grading_progress(out, len(collected), marking, json_lines=json_lines) as watch:
                 most = jobs if scheduler else usable_jobs(jobs, device, scale)
                 workers = functools.partial(hire, bench, jobs=min(most, len(collected)), scheduler=scheduler)
-                grade_batch(collected, bench, book, run_id, workers=workers, watch=watch, publish=publish)
+                grade_batch(collected, bench, book, run_id, workers=workers, watch=watch, publish=publish, audit=audit)
         finally:
             grades = {grade.student_id: grade for grade in book.counting(loaded.rules)}
             lines = baselines_of(bench.yardsticks, bench.split.sha256)

@@ -1,0 +1,126 @@
+"""Whether what runners send is true: some submissions are graded by two of them, and if these differ by this machine.
+
+A runner's first answer is always put to this test, and until it has passed nothing else of that runner is believed;
+later answers are drawn at random. Whom another runner and this machine contradict is exposed: what was recorded on its
+word alone is graded again.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from dataclasses import dataclass, replace
+
+from grader.executors import Attempt
+from grader.types import Grade, Submission
+from grader.verify import contradiction
+
+SHARE = 0.02  # of the answers of runners that have passed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a worker made of a submission."""
+
+    submission: Submission
+    worker: str
+    attempt: Attempt
+    grade: Grade  # the attempt's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ruling:
+    """What follows from one more answer."""
+
+    stands: tuple[Answer, ...] = ()  # to be recorded
+    again: tuple[Submission, ...] = ()  # to be graded once more
+    exposed: tuple[str, ...] = ()  # workers that said what is not so
+    withdrawn: tuple[Grade, ...] = ()  # recorded on their word, without their parts; among those graded once more
+
+
+class Audit:
+    """Takes the answers of runners, and says what becomes of each."""
+
+    def __init__(self, share: float = SHARE) -> None:
+        """`share`: of the answers, from 0 (only a runner's first one) to 1 (everything is graded twice)."""
+        self._share = share
+        self._cases: dict[str, list[Answer]] = {}  # by student, the answers that somebody else is to confirm
+        self._tested: set[str] = set()
+        self._on_trial: set[str] = set()  # those whose first answer nobody has confirmed yet
+        self._held: defaultdict[str, list[Answer]] = defaultdict(list)  # of workers on trial
+        self._alone: defaultdict[str, list[tuple[Submission, Grade]]] = defaultdict(list)  # recorded, by one's word
+        self._exposed: set[str] = set()
+
+    def heard(self, student_id: str) -> list[str]:
+        """Who has answered so far and waits to be confirmed: nobody, one, or two that contradict each other."""
+        return [answer.worker for answer in self._cases.get(student_id, [])]
+
+    def take(self, answer: Answer, *, has_others: bool) -> Ruling:
+        """Go on by one answer; `has_others`: there is somebody else to ask."""
+        worker, student_id = answer.worker, answer.submission.student_id
+        if worker in self._exposed:
+            return Ruling(again=(answer.submission,))
+        case = self._cases.get(student_id, [])
+        if case:
+            return self._compare([*case, answer])
+        if has_others and self._is_drawn(worker):
+            self._cases[student_id] = [answer]
+            return Ruling(again=(answer.submission,))
+        if worker in self._on_trial:
+            self._held[worker].append(answer)
+            return Ruling()
+        return Ruling(stands=(self._believed(answer),))
+
+    def give_up(self, student_id: str) -> Ruling:
+        """Nobody else can grade it: a single answer stands, of two that contradict each other none."""
+        case = self._cases.pop(student_id, [])
+        return self._close(case, case[0] if len(case) == 1 else None)
+
+    def expose(self, worker: str) -> Ruling:
+        """Believe a worker no longer."""
+        return self._close([], None, (worker,))
+
+    def _is_drawn(self, worker: str) -> bool:
+        if worker in self._tested:
+            return worker not in self._on_trial and random.SystemRandom().random() < self._share
+        self._tested.add(worker)
+        self._on_trial.add(worker)
+        return True
+
+    def _compare(self, case: list[Answer]) -> Ruling:
+        """Two that agree are believed; of two that do not, the one that this machine, as the third, agrees with."""
+        first, *_, last = case
+        student_id = first.submission.student_id
+        if len(case) == 2:
+            if first.worker != last.worker and contradiction(first.grade, last.grade):
+                self._cases[student_id] = case
+                return Ruling(again=(first.submission,))
+            self._cases.pop(student_id)
+            return self._close(case, first)
+        self._cases.pop(student_id)
+        wrong = [answer.worker for answer in case[:2] if contradiction(answer.grade, last.grade)]
+        return self._close(case, last, tuple(wrong) if len(wrong) == 1 else ())
+
+    def _close(self, case: list[Answer], stand: Answer | None, exposed: tuple[str, ...] = ()) -> Ruling:
+        """A case is decided: what was held of its workers stands; of those exposed nothing does."""
+        workers = {answer.worker for answer in case}
+        stands = [self._believed(stand) if len(workers) == 1 else stand] if stand else []
+        for worker in workers - set(exposed):
+            self._on_trial.discard(worker)
+            self._tested.add(worker)
+            stands += [self._believed(answer) for answer in self._held.pop(worker, [])]
+        again, withdrawn = [], []
+        for worker in exposed:
+            self._exposed.add(worker)
+            again += [answer.submission for answer in self._held.pop(worker, [])]
+            for submission, grade in self._alone.pop(worker, []):
+                again.append(submission)
+                withdrawn.append(grade)
+            for answers in self._cases.values():
+                answers[:] = [answer for answer in answers if answer.worker != worker]
+        return Ruling(stands=tuple(stands), again=tuple(again), exposed=exposed, withdrawn=tuple(withdrawn))
+
+    def _believed(self, answer: Answer) -> Answer:
+        slim = replace(answer.grade, checks=(), perplexities=(), flags=(), notebook_json="")
+        self._alone[answer.worker].append((answer.submission, slim))
+        return answer

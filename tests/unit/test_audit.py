@@ -1,0 +1,124 @@
+"""Answers of runners: which stand, which are asked for again, and what becomes of a runner that is contradicted."""
+
+from __future__ import annotations
+
+from grader.audit import Answer, Audit, Ruling
+from grader.executors import Attempt
+from grader.types import CheckResult, Outcome, Submission
+from tests.unit.records import a_grade
+
+HERE = "this machine"
+
+
+def answer(student_id: str, worker: str, outcome: Outcome = Outcome.PASSED) -> Answer:
+    submission = Submission(student_id=student_id, path="", sha256="0", submitted_at="")
+    check = CheckResult(check_id="one", outcome=outcome, points=0.0, max_points=1.0, message="", wall_time_s=0.0)
+    grade = a_grade(student_id, checks=(check,))
+    return Answer(submission=submission, worker=worker, attempt=Attempt(grade=grade, fault="", log=""), grade=grade)
+
+
+def take(audit: Audit, student_id: str, worker: str, outcome: Outcome = Outcome.PASSED) -> Ruling:
+    return audit.take(answer(student_id, worker, outcome), has_others=True)
+
+
+def students(ruling: Ruling) -> list[str]:
+    return [one.submission.student_id for one in ruling.stands]
+
+
+def again(ruling: Ruling) -> list[str]:
+    return [submission.student_id for submission in ruling.again]
+
+
+def test_nothing_of_a_runner_is_recorded_before_its_first_answer_is_confirmed() -> None:
+    """Then all that it has sent meanwhile is; also that of whoever confirmed it."""
+    audit = Audit(0)
+    assert again(take(audit, "ann", "a")) == ["ann"]
+    assert take(audit, "bob", "a") == Ruling()
+    assert audit.heard("ann") == ["a"]
+    assert students(take(audit, "ann", "b")) == ["ann", "bob"]
+    assert students(take(audit, "cyd", "a")) == ["cyd"]
+    assert students(take(audit, "dan", "b")) == ["dan"]
+
+
+def test_a_runner_that_forges_from_the_start_has_nothing_recorded() -> None:
+    """Its first answer is contradicted, this machine agrees with the other one, and all it sent is graded again."""
+    audit = Audit(0)
+    take(audit, "ann", "liar", Outcome.FAILED)
+    take(audit, "bob", "liar", Outcome.FAILED)
+    assert again(take(audit, "ann", "b")) == ["ann"]
+    assert audit.heard("ann") == ["liar", "b"]
+    ruling = take(audit, "ann", HERE)
+    assert ruling.exposed == ("liar",)
+    assert [(one.submission.student_id, one.worker) for one in ruling.stands] == [("ann", HERE)]
+    assert again(ruling) == ["bob"]
+    assert ruling.withdrawn == ()
+    assert again(take(audit, "cyd", "liar")) == ["cyd"]
+    assert students(take(audit, "bob", "b")) == ["bob"]
+
+
+def test_what_rested_on_the_word_of_one_that_turns_is_withdrawn() -> None:
+    """What another runner has confirmed stays."""
+    audit = Audit(0)
+    take(audit, "ann", "liar")
+    take(audit, "ann", "b")
+    take(audit, "bob", "liar")
+    ruling = audit.expose("liar")
+    assert again(ruling) == ["bob"]
+    assert [(grade.student_id, grade.checks) for grade in ruling.withdrawn] == [("bob", ())]
+
+
+def test_a_notebook_that_comes_out_differently_each_time_exposes_nobody() -> None:
+    """This machine contradicts both: then neither is to blame, and its own grade stands."""
+    audit = Audit(0)
+    take(audit, "ann", "a", Outcome.FAILED)
+    take(audit, "ann", "b", Outcome.TIMED_OUT)
+    ruling = take(audit, "ann", HERE)
+    assert ruling.exposed == ()
+    assert [one.worker for one in ruling.stands] == [HERE]
+
+
+def test_who_confirms_the_liar_is_believed_no_longer_than_the_liar() -> None:
+    """An answer that waits to be confirmed is forgotten when its runner is exposed by another."""
+    audit = Audit(1)
+    take(audit, "ann", "liar")
+    take(audit, "ann", "b")
+    take(audit, "bob", "liar")
+    assert audit.heard("bob") == ["liar"]
+    audit.expose("liar")
+    assert audit.heard("bob") == []
+
+
+def test_a_single_answer_stands_if_nobody_can_confirm_it() -> None:
+    """And two that contradict each other do not."""
+    audit = Audit(0)
+    take(audit, "ann", "a")
+    assert students(audit.give_up("ann")) == ["ann"]
+    audit = Audit(0)
+    take(audit, "ann", "a")
+    take(audit, "ann", "b", Outcome.FAILED)
+    assert students(audit.give_up("ann")) == []
+
+
+def test_every_answer_is_confirmed_with_a_share_of_one_and_none_without_others() -> None:
+    """A single runner has nobody to confirm it."""
+    audit = Audit(1)
+    for student_id in ("ann", "bob"):
+        assert again(take(audit, student_id, "a")) == [student_id]
+        assert students(take(audit, student_id, "b")) == [student_id]
+    alone = audit.take(answer("cyd", "a"), has_others=False)
+    assert students(alone) == ["cyd"]
+
+
+def test_the_same_runner_twice_confirms_nothing_and_hinders_nobody() -> None:
+    """With all others gone it was asked again itself: its first answer stands."""
+    audit = Audit(0)
+    take(audit, "ann", "a", Outcome.FAILED)
+    assert students(take(audit, "ann", "a", Outcome.PASSED)) == ["ann"]
+
+
+def test_grades_that_are_confirmed_are_recorded_whole() -> None:
+    """Only what is kept in mind for later loses its parts."""
+    audit = Audit(0)
+    take(audit, "ann", "a")
+    (stands,) = take(audit, "ann", "b").stands
+    assert stands.grade == answer("ann", "a").grade
