@@ -20,7 +20,7 @@ from grader import __version__
 from grader.baselines import BEST_NGRAM, NGRAMS
 from grader.bench import Bench
 from grader.checks import run_checks, scores_of_weights, without_session
-from grader.errors import SubmissionError
+from grader.errors import InfrastructureError, SubmissionError
 from grader.intake import MAX_PARAMS_BYTES, read_with_params
 from grader.integrity import (
     memorised,
@@ -69,6 +69,9 @@ _UNFIT = (
 )
 
 
+_ENDED = (Outcome.KERNEL_DIED, Outcome.NOT_RUN)  # of what was asked when the process ended, or was to be asked then
+
+
 @dataclass(slots=True)
 class _Work:
     """What has been found out about one submission so far."""
@@ -77,6 +80,20 @@ class _Work:
     checks: dict[str, CheckResult]
     scores: dict[str, PerplexityScore]
     open_class: tuple[Curve, ...] | None = None  # None: not asked yet
+
+    def copied(self) -> _Work:
+        return dataclasses.replace(self, checks=dict(self.checks), scores=dict(self.scores))
+
+    def outcomes(self) -> dict[str, Outcome]:
+        """Of all that is decided."""
+        checks = {f"check {name}": result.outcome for name, result in self.checks.items()}
+        return checks | {f"model {name}": score.outcome for name, score in self.scores.items()}
+
+    def without(self, names: Collection[str]) -> _Work:
+        """With some of `outcomes` undecided."""
+        checks = {name: result for name, result in self.checks.items() if f"check {name}" not in names}
+        scores = {name: score for name, score in self.scores.items() if f"model {name}" not in names}
+        return dataclasses.replace(self, checks=checks, scores=scores)
 
 
 def grade_submission(submission: Submission, bench: Bench) -> Grade:
@@ -110,25 +127,35 @@ def _handed_in(submission: Submission) -> tuple[bytes, dict[str, bytes]]:
 def _examine(notebook: bytes, params: Mapping[str, bytes], submission: Submission, bench: Bench) -> _Work:
     """Run the notebook and ask it everything; again in a fresh sandbox if a check wedged or killed the last one.
 
-    No round begins when the time for one sandbox is used up by those before it: no submission may hold up the batch.
+    What may have been killed from outside is believed when it happens twice at the same place. No round begins when the
+    time for one sandbox is used up by those before it: no submission may hold up the batch.
+
+    Raises:
+        InfrastructureError: something killed its process, and there is no time to run it again.
     """
-    started, died = time.monotonic(), False
+    started, doubted, is_in_doubt = time.monotonic(), set[str](), False
     work: _Work | None = None
     while work is None or time.monotonic() - started < bench.profile.limits.total_wall_s:
         with _session(notebook, params, bench) as session:
             execution = session.execute()
             said = execution.message and f" ({execution.message})"
             log.info("notebook: %s after %.1f s%s", execution.outcome.value, execution.wall_time_s, said)
-            if work is None and execution.outcome is Outcome.KERNEL_DIED and not died:
-                died = True
-                continue  # something outside may have killed it: it is believed when it happens twice
-            work = work or _Work(execution, {}, {})
-            if session.over:
-                break
-            decided = len(work.checks) + len(work.scores)
-            _ask(session, work, bench.check_seed(submission), bench, params)
-            if session.over is None or len(work.checks) + len(work.scores) == decided:
-                break
+            found = work.copied() if work else _Work(execution, {}, {})
+            if session.over is None:
+                _ask(session, found, bench.check_seed(submission), bench, params)
+        new = set(found.outcomes()) - set(work.outcomes() if work else ())
+        place = {name for name in new if found.outcomes()[name] in _ENDED} or {"the notebook"}
+        is_in_doubt = session.was_killed and not place & doubted
+        if is_in_doubt:
+            log.warning("its process was killed, at %s: asked again", ", ".join(sorted(place)))
+            doubted |= place
+            work = found.without(place) if new else work
+            continue
+        work = found
+        if session.over is None or not new:
+            break
+    if is_in_doubt:
+        raise InfrastructureError("something killed the notebook's process, and the time for it was used up.")
     return _fill(work, bench)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -142,6 +144,48 @@ def test_a_model_of_ones_own_costs_the_others_nothing(course: Path, tier: str, b
     assert found["rnn"].points == 4
     assert {found["a"].outcome.value, found["b"].outcome.value} <= {outcome, "NOT_RUN"}
     assert found["a"].outcome.value == outcome
+
+
+VICTIM = f"victim{os.getpid()}"
+MARKED = f"""
+import ctypes, time
+def here(seconds):
+    ctypes.CDLL(None).prctl(15, b"{VICTIM}")  # PR_SET_NAME
+    time.sleep(seconds)
+    ctypes.CDLL(None).prctl(15, b"python")
+"""
+
+
+def kill_once(whom: str) -> None:
+    """In a thread: SIGKILL to the process that calls `here`, or to the first of its sandbox, when it does."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for process in psutil.process_iter(["name"]):
+            if process.info["name"] == VICTIM:
+                (process if whom == "kernel" else process.parent() or process).kill()
+                return
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("whom", ["kernel", "its parent"])
+@pytest.mark.parametrize("moment", ["cell", "check", "model"])
+def test_what_kills_a_sandbox_costs_no_point(course: Path, tier: str, whom: str, moment: str) -> None:
+    """While a cell runs, a check or the held-out text: it is asked again, and the grade is what it would have been."""
+    folder_with(course / "assignment", corpus="time-machine", profiles=[OPEN])
+    (course / "assignment" / "checks" / "stubs.py").write_bytes((ROOT / "reference/checks/stubs.py").read_bytes())
+    pause = {name: f"here({1.5 if name == moment else 0})" for name in ("cell", "check", "model")}
+    once = f"def __call__(self, X, state):\n        if not seen: seen.append({pause['model']})\n"
+    rnn = f"seen = []\nclass Slow(Uniform):\n    {once}        return super().__call__(X, state)"
+    killer = threading.Thread(target=kill_once, args=(whom,))
+    killer.start()
+    function = f"def f(x):\n    {pause['check']}\n    return 2 * x"
+    grade = graded_alone(
+        course, tier, MARKED, pause["cell"], function, CHAIN, rnn, "models = dict(rnn=Slow()); ngram_models = None"
+    )
+    killer.join()
+    assert [check.outcome.value for check in grade.checks] == ["PASSED"]
+    assert [score.outcome.value for score in grade.perplexities] == ["PASSED"]
+    assert grade.status is Status.GRADED
 
 
 def test_a_curve_that_is_relative_to_nothing_is_refused(course: Path) -> None:

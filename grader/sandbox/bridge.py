@@ -6,7 +6,9 @@ code does wrong arrives as a StudentError with the outcome it stands for.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
 import socket
 import sys
 import threading
@@ -26,6 +28,7 @@ from grader.types import Execution, Limits, Outcome
 START_WALL_S = 60.0  # for the interpreter and the kernel to come up; a fault of ours beyond that
 INTERRUPT_GRACE_S = 3.0
 STOP_GRACE_S = 40.0  # for the runner to stop a notebook that is out of time, and to say so
+STATUS_S = 5.0  # for the runner to say how the kernel ended
 GUEST_START_S = 20.0  # for the kernel to answer after its last cell
 WATCH_INTERVAL_S = 0.5
 
@@ -91,6 +94,8 @@ class Session:
         self._check_deadline = math.inf
         self._killed_for: Outcome | None = None
         self._over: SessionOver | None = None
+        self._exit_status: object = None  # of the kernel, by the word of the sandbox
+        self.was_killed = False  # by something unknown: see _cause
         self._closed = threading.Event()
         self._oom_kills = oom_kills()
         job = {
@@ -182,6 +187,7 @@ class Session:
         if message.get("event") != "executed":
             raise wire.WireError("an unknown event")
         outcome, text = _outcome(message.get("outcome")), str(message.get("message"))[:500]
+        self._exit_status = message.get("status")
         try:
             hello, _ = self._receive(time.monotonic() + GUEST_START_S)
         except (EOFError, TimeoutError, wire.WireError) as error:
@@ -203,6 +209,9 @@ class Session:
     def _cause(self, error: Exception) -> Outcome:
         """Which outcome an ended or broken conversation stands for.
 
+        A kernel that ended by SIGKILL, or with all of its sandbox, was hardly ended by what is in its notebook; then
+        `was_killed` says so. It is no proof: code in the sandbox can do the same.
+
         Raises InfrastructureError if the kernel has killed processes meanwhile, or the template is gone: within its
         limits, no notebook can be blamed for that.
         """
@@ -216,7 +225,16 @@ class Session:
             raise InfrastructureError("the machine ran out of memory: grade fewer notebooks at once (--jobs).")
         if self._sealed.is_orphaned:
             raise InfrastructureError("the template that sandboxes are copied from has ended: something killed it.")
+        self.was_killed = self._asked_exit_status() in (None, -signal.SIGKILL)
         return Outcome.KERNEL_DIED
+
+    def _asked_exit_status(self) -> object:
+        if self._exit_status is None:
+            with contextlib.suppress(OSError, EOFError, wire.WireError):
+                self._sealed.control.settimeout(1)
+                self._sealed.control.sendall(b"s")
+                self._exit_status = self._event(STATUS_S)[0].get("status")
+        return self._exit_status
 
     # -- calls ------------------------------------------------------------------------------------------------
 

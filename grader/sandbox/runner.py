@@ -99,9 +99,19 @@ class Run:
                 alive = False
             self.current = (None, 0)
             outcome, message = self.trouble or ("PASSED", "")
-            self.emit("executed", self._executed(), outcome=outcome, message=message)
+            status = None if alive else await self._exit_status()
+            self.emit("executed", self._executed(), outcome=outcome, message=message, status=status)
             if alive:
                 await self._serve()
+
+    async def _exit_status(self) -> int | None:
+        """What the kernel's process ended with, negative for a signal; None if it runs on for a while."""
+        for _ in range(20):
+            status: int | None = await self.client.km.provisioner.poll()
+            if status is not None:
+                return status
+            await asyncio.sleep(WATCH_INTERVAL_S)
+        return None
 
     async def _cells(self) -> None:
         code_cells = [i for i, cell in enumerate(self.notebook.cells) if cell.cell_type == "code"]
@@ -171,6 +181,9 @@ class Run:
             while command := await loop.sock_recv(self.control, 1):
                 if command == b"i":
                     await self.client.km.interrupt_kernel()
+                elif command == b"s":
+                    event = {"event": "ended", "status": await self._exit_status()}
+                    await loop.sock_sendall(self.control, wire.pack(event, b""))
         finally:
             drain.cancel()
 
