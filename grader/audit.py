@@ -35,7 +35,7 @@ class Ruling:
     stands: tuple[Answer, ...] = ()  # to be recorded
     again: tuple[Submission, ...] = ()  # to be graded once more
     exposed: tuple[str, ...] = ()  # workers that said what is not so
-    withdrawn: tuple[Grade, ...] = ()  # recorded on their word, without their parts; among those graded once more
+    withdrawn: tuple[tuple[Submission, Grade], ...] = ()  # recorded on their word, without parts; to be graded again
 
 
 class Audit:
@@ -113,9 +113,7 @@ class Audit:
         for worker in exposed:
             self._exposed.add(worker)
             again += [answer.submission for answer in self._held.pop(worker, [])]
-            for submission, grade in self._alone.pop(worker, []):
-                again.append(submission)
-                withdrawn.append(grade)
+            withdrawn += self._alone.pop(worker, [])
             for answers in self._cases.values():
                 answers[:] = [answer for answer in answers if answer.worker != worker]
         return Ruling(stands=tuple(stands), again=tuple(again), exposed=exposed, withdrawn=tuple(withdrawn))

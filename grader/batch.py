@@ -226,9 +226,11 @@ class _Batch:
     def _follow(self, ruling: Ruling) -> None:
         for worker in ruling.exposed:
             self._workers.dismiss(worker)
-            for grade in ruling.withdrawn:
-                why = f"graded by {worker}, whose verdicts others contradict"
-                self._watch(Event(kind="withdrawn", student_id=grade.student_id, message=why, grade=grade))
+            for submission, grade in ruling.withdrawn:
+                why = f"it rested on the word of {worker} alone, whose verdicts others contradict"
+                self._record(unmeasured(submission, self._bench, f"The grade was withdrawn: {why}."))
+                self._tell("withdrawn", submission, worker, message=why, grade=grade)
+                self._waiting.appendleft(submission)
         for answer in ruling.stands:
             self._settle(answer)
         self._waiting.extendleft(ruling.again)

@@ -114,19 +114,20 @@ class Gradebook:
         return {(mark.student_id, mark.item): mark for mark in found}
 
     def find(self, student_id: str, key: str) -> Grade | None:
-        """The newest grade of this student with this key, unless all of them only say `needs_regrade`."""
+        """The newest grade of this student with this key; None if that is `needs_regrade`, a withdrawal."""
         newest = (
             sa.select(sa.func.max(GRADES.c.id))
             .join(SUBMISSIONS)
             .where(SUBMISSIONS.c.student_id == student_id, GRADES.c.key == key)
-            .where(GRADES.c.status != Status.NEEDS_REGRADE.value)
         )
-        found = self._read(GRADES.c.id == newest.scalar_subquery())
+        real = GRADES.c.status != Status.NEEDS_REGRADE.value
+        found = self._read(sa.and_(GRADES.c.id == newest.scalar_subquery(), real))
         return found[0] if found else None
 
     def known(self) -> set[tuple[str, str]]:
         """Student and key of every grade that `find` would find."""
-        query = sa.select(SUBMISSIONS.c.student_id, GRADES.c.key).join_from(GRADES, SUBMISSIONS)
+        newest = sa.select(sa.func.max(GRADES.c.id)).group_by(GRADES.c.student_id, GRADES.c.key)
+        query = sa.select(GRADES.c.student_id, GRADES.c.key).where(GRADES.c.id.in_(newest))
         query = query.where(GRADES.c.status != Status.NEEDS_REGRADE.value)
         with plain_faults(self.path), self._engine.connect() as connection:
             return {(row.student_id, row.key) for row in connection.execute(query)}

@@ -183,14 +183,16 @@ def _contents(connection: sqlite3.Connection) -> Iterator[Problem]:
     for grade_id, student in adding_up(connection, wrong=True):
         yield Problem(what=f"The parts of grade {grade_id} ({student}) do not add up to its score.")
     # The same submission graded twice by the same key, with no other grade of the student's between: a regrade has
-    # another key, and what was handed in again as it was before has another submission's grade between.
+    # another key, and what was handed in again as it was before has another submission's grade between; what was
+    # withdrawn has `needs_regrade` between.
     twice = connection.execute(
-        "SELECT id, student_id FROM (SELECT grades.id, submissions.student_id, submission_id, key,"
+        "SELECT id, student_id FROM (SELECT grades.id, submissions.student_id, submission_id, key, status,"
         "   lag(key) OVER each AS last_key,"
+        "   lag(status) OVER each AS last_status,"
         "   lag(submission_id) OVER each AS last_submission"
-        " FROM grades JOIN submissions ON submissions.id = submission_id WHERE status != ?"
+        " FROM grades JOIN submissions ON submissions.id = submission_id"
         " WINDOW each AS (PARTITION BY submissions.student_id ORDER BY grades.id))"
-        " WHERE key = last_key AND submission_id = last_submission ORDER BY id",
+        " WHERE key = last_key AND submission_id = last_submission AND ? NOT IN (status, last_status) ORDER BY id",
         (Status.NEEDS_REGRADE.value,),
     )
     for grade_id, student in twice:

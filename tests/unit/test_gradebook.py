@@ -191,17 +191,20 @@ def test_needs_regrade_shadows_nothing(book: Gradebook, run: int) -> None:
 
 
 def test_needs_regrade_is_no_cache(book: Gradebook, run: int) -> None:
-    """`find` offers the newest real grade of exactly this student and key."""
+    """`find` offers the newest grade of exactly this student and key, unless a later record withdrew it."""
     book.add(run, a_grade("ada", status=Status.NEEDS_REGRADE, score=None))
     assert book.find("ada", "k1") is None
     book.add(run, a_grade("ada", score=1.0))
     book.add(run, a_grade("ada", score=2.0))
-    book.add(run, a_grade("ada", status=Status.NEEDS_REGRADE, score=None))
     found = book.find("ada", "k1")
     assert found is not None
     assert found.score == 2.0
+    assert book.known() == {("ada", "k1")}
     assert book.find("ada", "k2") is None
     assert book.find("bob", "k1") is None
+    book.add(run, a_grade("ada", status=Status.NEEDS_REGRADE, score=None))
+    assert book.find("ada", "k1") is None
+    assert book.known() == set()
 
 
 def test_only_grows(book: Gradebook, run: int, path: Path) -> None:

@@ -108,13 +108,14 @@ def test_rows_that_refer_to_nothing_are_named(path: Path) -> None:
 
 
 def test_a_grade_given_twice_is_named_and_a_regrade_is_not(path: Path) -> None:
-    """Same submission and key, nothing between: a repeat. Another key or another submission between: none."""
+    """Same submission and key, nothing between: a repeat. A withdrawal, another key or submission between: none."""
     other = {"submission_sha256": "cd" * 32, "key": "k9", "status": Status.MISSING}
     add(path, whole("ada", key="k3"), whole("ada", **other), whole("ada", key="k3", status=Status.MISSING))
     add(path, whole("cy", key="k2", status=Status.NEEDS_REGRADE, score=None))
+    add(path, whole("cy", key="k2"))
     assert check(path) == []
     add(path, whole("cy", key="k2"))
-    assert said(check(path)) == "Grade 8 (cy) repeats the one before: same submission, same key."
+    assert said(check(path)) == "Grade 9 (cy) repeats the one before: same submission, same key."
 
 
 def test_missing_files_are_named(path: Path) -> None:
