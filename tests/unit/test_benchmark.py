@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grader.benchmark import counting
+from grader.benchmark.costs import counting
 
 
 def test_the_latest_grades_of_a_large_gradebook_come_at_once() -> None:
