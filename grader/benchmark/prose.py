@@ -4,8 +4,9 @@ from __future__ import annotations
 
 INTRODUCTION = """
 Made by `grader bench` from [{record}]({record}), which holds every single run; not to be edited by hand. Each figure
-stands beside a floor: the least that the same work can take, measured in turns with it in the same minutes, so that a
-busy machine slows both. Times are medians; single runs are the dots of the plot.
+stands beside a floor: the least that the same work can take, measured in turns with it in the same minutes. Times are
+medians; single runs are the dots of the plot. A busy machine slows both, but not always alike: what was measured under
+load (“where and when”) says little of wall time, and more of CPU time.
 """
 TITLES = {
     "gradebook": "The gradebook",
@@ -62,7 +63,8 @@ that a submission is asked, the test text and spliced text included, beside held
 """,
     "simulated": """
 Tasks that only sleep are handed to as many slots of a Dask cluster: the coordinator and the scheduler are real. The
-floor is the ideal: as many rounds as are needed, without a moment in between. What lies above it is how long free
+floor is the ideal: as many rounds as are needed, without a moment in between (the slots that the last round leaves over
+count as idle). What lies above it is how long free
 slots wait for their next submission; the CPU time says when one coordinator would become too slow.
 """,
 }

@@ -199,8 +199,8 @@ def this_machine() -> Machine:
 
 
 def section(found: Sequence[Found], *, load_at_start: float, sandbox: str, **settings: float) -> Section:
-    """A section that was measured just now, here."""
-    return Section(
+    """A section that was measured just now, here, rounded as it is recorded."""
+    made = Section(
         measured_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         load_at_start=load_at_start,
         sandbox=sandbox,
@@ -208,6 +208,7 @@ def section(found: Sequence[Found], *, load_at_start: float, sandbox: str, **set
         machine=this_machine(),
         found=tuple(found),
     )
+    return _section(type(found[0]), _plain(made))
 
 
 def read_record(path: Path) -> dict[str, Section]:
@@ -256,7 +257,7 @@ def _tuples(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can say, with what follows from it; microseconds are enough."""
+    """What JSON can say, with what follows from it; a tenth of a microsecond is enough."""
     if hasattr(value, "__dataclass_fields__"):
         names = [*(field.name for field in fields(value)), *getattr(value, "DERIVED", ())]
         return {name: _plain(getattr(value, name)) for name in names}
@@ -264,7 +265,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    return round(value, 6) if isinstance(value, float) else value
+    return round(value, 7) if isinstance(value, float) else value
 
 
 def _lines(value: Any) -> str:
