@@ -110,7 +110,7 @@ def _template_cpu_s(tier: str) -> float:
 
 def _scripted(script: Path) -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, str(script)], env=environment(), check=True)
+    subprocess.run([sys.executable, str(script)], env=environment(), check=True, start_new_session=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 

@@ -63,6 +63,7 @@ def warm_parent(script: Path) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         env=environment(),
         text=True,
+        start_new_session=True,  # as a sandbox has: a busy machine shares its time out by session
     ) as parent:
         yield parent
         if parent.poll() is None:
