@@ -94,13 +94,10 @@ def _rates(axes: Any, rates: Sequence[Rate]) -> None:
 
 
 def _memory(axes: Any, memory: Memory) -> None:
-    """Proportional size where it is known, else resident, by submissions done."""
-    sizes, measure = (memory.proportional, "PSS") if memory.proportional else (memory.resident, "RSS")
-    for who, found in sizes.items():
+    """Resident sizes by submissions done: proportional ones go up and down with the copies that live at a moment."""
+    for who, found in memory.resident.items():
         axes.plot(memory.done, [size / (1 << 20) for size in found], color=COLORS[who], lw=1.4, label=who)
-    axes.set(
-        xlabel="submissions graded", ylabel=f"MiB ({measure})", title=f"The grader's memory, {memory.workers} workers"
-    )
+    axes.set(xlabel="submissions graded", ylabel="MiB (RSS)", title=f"The grader's memory, {memory.workers} workers")
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
     axes.legend(frameon=False, loc="lower left", fontsize=8)

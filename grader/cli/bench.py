@@ -31,7 +31,7 @@ from grader.types import Assignment, Profile
 
 EACH = 100  # grades of a student, in the gradebook that is measured
 MEMORY, LEAST_MEMORY = 100, 20  # submissions: of a full run, and below which nothing can be said of growth
-SIMULATION = (160, 16, 1.0)  # of a full run: submissions, slots, seconds of each
+SIMULATION = (96, 16, 5.0)  # of a full run: submissions, slots, seconds of each
 INTERRUPTED = 130
 
 Measured = tuple[Sequence[Found], Mapping[str, float]]  # and how it was asked for
