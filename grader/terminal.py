@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -22,7 +21,8 @@ from rich.table import Table
 
 from grader.batch import Event
 from grader.bench import Bench
-from grader.benchmark import Figure
+from grader.benchmark import report as layout
+from grader.benchmark.record import Section
 from grader.gradebook import Gradebook
 from grader.leaderboard import leaderboard_table
 from grader.marks import Marking
@@ -35,9 +35,6 @@ from grader.sandbox.tiers import WHAT
 from grader.selftest import Alarms, Trial, run_matrix, run_seeds
 from grader.types import Assignment, CheckResult, Grade, Outcome
 from grader.variants import Variant
-
-if TYPE_CHECKING:
-    from grader.simulated import Simulation  # imports Dask
 
 
 class Terminal(Console):
@@ -288,24 +285,17 @@ def gpu_table(found: Sequence[Gpu]) -> None:
     say("  export LD_LIBRARY_PATH=$(echo ENVIRONMENT/lib/python3*/site-packages/nvidia/*/lib | tr ' ' ':')")
 
 
-def measured(figures: Sequence[Figure], title: str) -> None:
-    """Print times beside their floors."""
-    table = Table("what", "time", "floor", "of the floor", "overhead", "ratio", title=title)
-    for figure in figures:
-        times = (f"{figure.time_s * 1000:.0f} ms", figure.floor, f"{figure.floor_s * 1000:.0f} ms")
-        table.add_row(figure.what, *times, f"{figure.overhead_s * 1000:.0f} ms", f"{figure.ratio:.2f}")
-    console.print(table)
-
-
-def simulated(found: Simulation) -> None:
-    """Print what a simulated cluster came to."""
-    title = f"{found.submissions:,} submissions of {found.task_s:g} s on {found.slots} slots, simulated"
-    table = Table("what", "measured", title=title)
-    table.add_row("makespan", f"{found.makespan_s:.1f} s, {found.makespan_s / found.ideal_s:.3f} of the ideal")
-    table.add_row("slots idle, the last round included", f"{found.idle:.1%}")
-    for who, cpu_s in (("coordinator", found.coordinator_cpu_s), ("scheduler", found.scheduler_cpu_s)):
-        table.add_row(f"CPU of the {who}", f"{cpu_s:.1f} s, {cpu_s / found.makespan_s:.1%} of a core")
-    console.print(table)
+def measured(name: str, found: Section) -> None:
+    """Print what `grader bench` found in one of its sections."""
+    header, rows = layout.table(found)
+    shown = Table(header[0], title=layout.title(name, found))
+    for heading in header[1:]:
+        shown.add_column(heading, justify="right")
+    for row in rows:
+        shown.add_row(*row)
+    console.print(shown)
+    if said := layout.conclusion(found):
+        say(said)
 
 
 def replayed(results: list[CheckResult], recorded: Mapping[str, CheckResult]) -> int:

@@ -45,6 +45,14 @@ def run_grader(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess
         (["curve", "-o", "TMP/x", "--assignment", "assignment"], 2, "no curves to draw"),
         (["curve", "-o", "Makefile/x", "--profile", "smoke"], 2, "Makefile/x"),
         (["data", "-o", "TMP/x", "--corpus-file", "TMP/text"], 3, "truncated"),
+        (["bench", "--only", "everything"], 2, "expected one of gradebook, sandbox"),
+        (["bench", "--slots", "7"], 2, "expected an even number"),
+        (["bench", "--from", "nowhere"], 2, "nowhere cannot be read"),
+        (["bench", "--from", "TMP/text"], 2, "TMP/text is not a record"),
+        (["bench", "--from", "TMP/text", "-o", "TMP/x"], 2, "leave out -o"),
+        (["bench", "-o", "TMP/text"], 2, "TMP/text is not a record"),
+        (["bench", "--report", "TMP/x.md"], 2, "name one by --from"),
+        (["bench", "-o", "TMP/x", "--report", "TMP/x.svg"], 2, "ends in .md"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -80,7 +88,8 @@ def test_the_released_folder_is_what_the_master_makes() -> None:
 @pytest.mark.slow
 def test_bench_shows_each_time_beside_its_floor() -> None:
     """The start of a sandbox beside one without, lock-step beside teacher forcing, for each model and for all."""
-    done = run_grader("bench", "--runs", "1", "--chars", "7680", "--students", "10")
+    parts = ("--only", "sandbox", "--only", "reading")
+    done = run_grader("bench", *parts, "--runs", "1", "--chars", "7680")
     assert done.returncode == 0, done.stderr
     for words in ("start of a sandbox", "without a sandbox", "teacher forcing", "lstm2: held-out", "all: test"):
         assert words in done.stdout

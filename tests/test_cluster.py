@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from grader.bench import set_up
+from grader.benchmark.simulated import simulate
 from grader.config import load_assignment
-from grader.simulated import simulate
 from tests.loopback import ROOT, Loopback, kill_tree
 from tests.small import course_in, grade_command, scores
 

@@ -11,7 +11,7 @@ from typer._click.exceptions import ClickException  # typer carries its own clic
 
 from grader import __version__
 from grader.batch import Interrupted
-from grader.cli import course, grading, machine, records  # noqa: F401  each registers its commands
+from grader.cli import bench, course, grading, machine, records  # noqa: F401  each registers its commands
 from grader.cli.common import app
 from grader.errors import GraderError
 from grader.terminal import say

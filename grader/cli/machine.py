@@ -1,4 +1,4 @@
-"""The grader about itself: what this machine can do, what it costs, and whether the checks hold."""
+"""The grader about itself: what this machine can do, and whether the checks hold."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import typer
 from rich.markup import escape
 
 from grader.bench import set_up
-from grader.benchmark import counting, reading, require_solution, sandbox_start, submission
 from grader.cli.common import AssignmentOption, ProfileOption, app, load, usable_tier
 from grader.config import load_assignment
 from grader.errors import RuntimeUnavailable, SandboxUnavailable, UsageError
@@ -19,9 +18,9 @@ from grader.sandbox.devices import find_gpus, usable_gpus
 from grader.sandbox.runtime import missing, runtime_identity
 from grader.sandbox.selftest import can_be_warm, prove, require_device
 from grader.sandbox.template import why_cold
-from grader.sandbox.tiers import NONE, candidates, why_not
+from grader.sandbox.tiers import candidates, why_not
 from grader.selftest import read_matrix, small
-from grader.terminal import diagnosis, false_alarms, gpu_table, measured, say, simulated, wrong_verdicts
+from grader.terminal import diagnosis, false_alarms, gpu_table, say, wrong_verdicts
 from grader.types import Profile
 
 
@@ -46,32 +45,6 @@ def selftest(
         correct = [variant for variant in variants if not variant.fails]
         raise typer.Exit(1 if false_alarms(correct, bench, range(first, first + seeds), jobs) else 0)
     raise typer.Exit(1 if wrong_verdicts(variants, bench, jobs) else 0)
-
-
-@app.command()
-def bench(
-    runs: Annotated[int, typer.Option("--runs", min=1, help="Of each figure, and as many of its floor.")] = 5,
-    chars: Annotated[int, typer.Option("--chars", min=7_500, help="Of text that is read.")] = 25_600,
-    students: Annotated[int, typer.Option(min=1, help="Of the gradebook; each has 100 grades.")] = 1_000,
-    slots: Annotated[int, typer.Option(min=0, help="Instead: a simulated cluster with so many slots.")] = 0,
-    submissions: Annotated[int, typer.Option(min=1, help="What the simulated cluster is given.")] = 1_000,
-    seconds: Annotated[float, typer.Option(min=0.1, help="What each of them takes.")] = 60.0,
-    assignment: AssignmentOption = Path("reference"),
-    profile: ProfileOption = "smoke",
-) -> None:
-    """Measure what the grader costs, each figure beside a floor."""
-    loaded, scale = load(assignment, profile)
-    if slots:
-        from grader.simulated import simulate  # imports Dask
-
-        simulated(simulate(submissions, slots, seconds, set_up(loaded, small(scale), NONE)))
-        return
-    require_solution(loaded)
-    tier = usable_tier(False)
-    measured(counting(students, 100, runs), f"A gradebook of {students} students with 100 grades each (medians)")
-    measured([sandbox_start(tier, runs)], "The sandbox (medians)")
-    measured(submission(tier, runs), "One small submission: 1 s of training, 12 calls (medians)")
-    measured(reading(loaded, scale, tier, chars, runs), f"Reading {chars:,} characters (medians)")
 
 
 @app.command()

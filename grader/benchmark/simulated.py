@@ -7,7 +7,6 @@ submission, and what that costs in CPU time.
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import socket
 import subprocess
@@ -16,13 +15,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import psutil
 from distributed import Client
 
 from grader.batch import grade_each
 from grader.bench import Bench
+from grader.benchmark.record import Simulation
 from grader.cluster import Cluster
 from grader.executors import Attempt
 from grader.pipeline import unmeasured
@@ -30,28 +29,6 @@ from grader.types import Grade, Submission
 
 WORKERS = 2  # processes; each has its share of the slots as threads
 START_S = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Simulation:
-    """What so many submissions of so many seconds took on so many slots; times in seconds."""
-
-    submissions: int
-    slots: int
-    task_s: float
-    makespan_s: float
-    coordinator_cpu_s: float
-    scheduler_cpu_s: float
-
-    @property
-    def ideal_s(self) -> float:
-        """Without a moment between one submission and the next: ceil(submissions / slots) rounds."""
-        return math.ceil(self.submissions / self.slots) * self.task_s
-
-    @property
-    def idle(self) -> float:
-        """The share of the slots' time in which they had nothing to do."""
-        return 1 - self.submissions * self.task_s / (self.slots * self.makespan_s)
 
 
 class _Sleepers(Cluster):

@@ -1,4 +1,4 @@
-"""Measures what the grader costs: each figure beside a floor, taken in turns in the same minutes."""
+"""Times beside their floors, taken in turns in the same minutes: gradebook, sandbox, submission, reading."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ import dataclasses
 import functools
 import hashlib
 import math
-import os
 import resource
 import sqlite3
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from grader.bench import Bench, set_up
+from grader.benchmark.record import Figure
+from grader.benchmark.specimen import CALLS, CELLS, environment, fork, warm_parent, write_script
 from grader.errors import AssignmentError
 from grader.gradebook import Gradebook
 from grader.notebook import read_percent, to_json
@@ -41,53 +40,12 @@ TRAIN_CHARS = 30_000  # the models need not be good
 
 
 _FLOOR = "fork of a warm parent"
-_CELLS = (
-    "import time\nfrom mxnet import autograd, gluon, nd",
-    "model = gluon.rnn.LSTM(64, input_size=27)\nmodel.initialize()\n"
-    "trainer = gluon.Trainer(model.collect_params(), 'sgd', {'learning_rate': 0.1})",
-    "X = nd.random.uniform(shape=(35, 32, 27))\n"
-    "started = time.process_time()\n"
-    "while time.process_time() < started + 1:\n"
-    "    with autograd.record():\n        loss = (model(X) ** 2).mean()\n"
-    "    loss.backward()\n    trainer.step(1)\n    loss.asscalar()",
-    "def predict(x): return model(nd.array(x).reshape((1, 4, 27))).sum().asnumpy()",
-)
-_CALLS = "import numpy\nfor _ in range(12): predict(numpy.ones((4, 27), numpy.float32))"
-_FORKING = """
-import os, sys
-import mxnet
-for _ in sys.stdin:
-    pid = os.fork()
-    if pid == 0:
-        exec(compile(open({script!r}).read(), "script.py", "exec"), {{"__name__": "__main__"}})
-        os._exit(0)
-    used = os.wait4(pid, 0)[2]
-    print(used.ru_utime + used.ru_stime, flush=True)
-"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    """A time and the floor it is compared with: medians over the same number of runs, in seconds."""
-
-    what: str
-    floor: str
-    time_s: float
-    floor_s: float
-
-    @property
-    def overhead_s(self) -> float:
-        return self.time_s - self.floor_s
-
-    @property
-    def ratio(self) -> float:
-        return self.time_s / self.floor_s
 
 
 def sandbox_start(tier: str, runs: int) -> Figure:
     """From nothing to the end of an empty cell: in a sandbox started cold, and in the same runner without one."""
     sealed, bare = _in_turns(lambda: _empty_notebook(tier), lambda: _empty_notebook(NONE), runs)
-    return Figure(what=f"start of a sandbox ({tier})", floor="without a sandbox", time_s=sealed, floor_s=bare)
+    return Figure(what=f"start of a sandbox ({tier})", floor="without a sandbox", times_s=sealed, floors_s=bare)
 
 
 def submission(tier: str, runs: int) -> list[Figure]:
@@ -96,28 +54,22 @@ def submission(tier: str, runs: int) -> list[Figure]:
     CPU time is that of this process, of the whole sandbox as /proc has it just before it is ended, and of the template.
     The floor is the same cells and calls in a fork of a process that has imported MXNet: no kernel and no sandbox.
     """
-    environment = {**os.environ, **ENVIRONMENT}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        script, forking = Path(folder) / "script.py", Path(folder) / "forking.py"
-        script.write_text("\n".join((*_CELLS, _CALLS)))
-        forking.write_text(_FORKING.format(script=str(script)))
-        with subprocess.Popen(
-            [sys.executable, str(forking)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
-        ) as parent:
+        script = write_script(Path(folder))
+        with warm_parent(script) as parent:
             ways: dict[str, Callable[[], float]] = {
                 "cold": functools.partial(_graded, tier, False),
-                "plain `python script.py`": functools.partial(_scripted, script, environment),
+                "plain `python script.py`": functools.partial(_scripted, script),
             }
             if can_be_warm(tier):
                 ways = {"warm": functools.partial(_graded, tier, True), **ways}
-            found = _costs({**ways, _FLOOR: functools.partial(_forked, parent)}, runs)
-            parent.communicate()
+            found = _costs({**ways, _FLOOR: functools.partial(fork, parent)}, runs)
     return [
         Figure(
             what=f"{way}: {what}",
             floor=_FLOOR,
-            time_s=statistics.median(found[way][i]),
-            floor_s=statistics.median(found[_FLOOR][i]),
+            times_s=tuple(found[way][i]),
+            floors_s=tuple(found[_FLOOR][i]),
         )
         for i, what in enumerate(("CPU", "wall"))
         for way in ways
@@ -141,11 +93,11 @@ def _graded(tier: str, warm: bool) -> float:
     """CPU seconds of one sandboxed submission: ours, the sandbox's, the template's."""
     ours, template = time.process_time(), _template_cpu_s(tier) if warm else 0.0
     with Session(
-        notebook=notebook_of(*_CELLS), files={}, environment=ENVIRONMENT, limits=LIMITS, tier=tier, warm=warm
+        notebook=notebook_of(*CELLS), files={}, environment=ENVIRONMENT, limits=LIMITS, tier=tier, warm=warm
     ) as session:
         session.execute()
         student = Student(session, "")
-        for _ in range(12):
+        for _ in range(CALLS):
             student.predict(np.ones((4, 27), np.float32))
         inside = tree_cpu_s(session.pid)
     return time.process_time() - ours + inside + (_template_cpu_s(tier) - template if warm else 0.0)
@@ -156,19 +108,11 @@ def _template_cpu_s(tier: str) -> float:
     return template.cpu_s() if template else 0.0
 
 
-def _scripted(script: Path, environment: Mapping[str, str]) -> float:
+def _scripted(script: Path) -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, str(script)], env=environment, check=True)
+    subprocess.run([sys.executable, str(script)], env=environment(), check=True, start_new_session=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-
-
-def _forked(parent: subprocess.Popen[str]) -> float:
-    assert parent.stdin
-    assert parent.stdout
-    parent.stdin.write("\n")
-    parent.stdin.flush()
-    return float(parent.stdout.readline())
 
 
 def reading(assignment: Assignment, profile: Profile, tier: str, chars: int, runs: int) -> list[Figure]:
@@ -204,8 +148,8 @@ def _reading(student: Student, teacher: Student, bench: Bench, curves: Sequence[
     text = lanes_of(indices(bench.split.held_out), LANES)
 
     def figure(what: str, act: Callable[[], None], forced: Sequence[str]) -> Figure:
-        time_s, floor_s = _in_turns(act, lambda: _force(teacher, forced, text), runs)
-        return Figure(what=what, floor="teacher forcing", time_s=time_s, floor_s=floor_s)
+        times_s, floors_s = _in_turns(act, lambda: _force(teacher, forced, text), runs)
+        return Figure(what=what, floor="teacher forcing", times_s=times_s, floors_s=floors_s)
 
     found = [
         figure(f"{model}: held-out text once, in lock-step", functools.partial(_read, student, [model], text), [model])
@@ -233,12 +177,12 @@ def counting(students: int, each: int, runs: int) -> list[Figure]:
                 ("those that count by rules", "counting"),
             ):
                 query = f"SELECT * FROM grades WHERE id IN (SELECT grade_id FROM {view})"
-                time_s, floor_s = _in_turns(
+                times_s, floors_s = _in_turns(
                     lambda query=query: raw.execute(query).fetchall(),  # type: ignore[misc]
                     lambda: raw.execute(f"SELECT * FROM grades WHERE id IN ({ids})").fetchall(),
                     runs,
                 )
-                found.append(Figure(what=what, floor="the same, ids known", time_s=time_s, floor_s=floor_s))
+                found.append(Figure(what=what, floor="the same, ids known", times_s=times_s, floors_s=floors_s))
     return found
 
 
@@ -298,15 +242,17 @@ def _score(student: Student, curves: Sequence[Curve], bench: Bench) -> None:
             raise AssignmentError(f"{model} of the solution cannot be measured: {score.message}")
 
 
-def _in_turns(first: Callable[[], object], second: Callable[[], object], runs: int) -> tuple[float, float]:
-    """Medians of both, measured alternately; the first of each warms up and does not count."""
+def _in_turns(
+    first: Callable[[], object], second: Callable[[], object], runs: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Seconds of both, measured alternately; the first of each warms up and does not count."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(runs + 1):
         for found, act in zip(times, (first, second), strict=True):
             started = time.monotonic()
             act()
             found.append(time.monotonic() - started)
-    return statistics.median(times[0][1:]), statistics.median(times[1][1:])
+    return tuple(times[0][1:]), tuple(times[1][1:])
 
 
 def _empty_notebook(tier: str) -> None:
