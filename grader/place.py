@@ -76,7 +76,7 @@ def read_url(text: str, where: str) -> Place:
     if any("password" in name for name in url.query):
         raise UsageError(f"{where} has a password after the question mark: give it in {PASSWORD} instead.")
     given = os.environ.get(PASSWORD)
-    return url.set(password=given) if given and url.username and url.password is None else url
+    return url.set(password=given) if given and url.password is None else url
 
 
 def shown(place: Place) -> str:
