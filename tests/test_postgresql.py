@@ -321,7 +321,7 @@ def test_who_is_not_let_in(server: Server) -> None:
 
 
 def test_a_reader_may_look_at_the_grades(server: Server) -> None:
-    """Who may only read sees what counts, and to record anything is refused in one sentence."""
+    """Who may only read sees what counts and is refused a mark in one sentence; who may insert marks, enters one."""
     url = server.database()
     with Gradebook.open(url) as book:
         book.add(begin(book), a_grade())
@@ -332,6 +332,9 @@ def test_a_reader_may_look_at_the_grades(server: Server) -> None:
         assert theirs.counting(Rules()) == [a_grade()]
         with pytest.raises(UsageError, match="permission denied"):
             theirs.mark(a_mark())
+        change(url, "GRANT INSERT ON marks TO ta", "GRANT USAGE ON SEQUENCE marks_id_seq TO ta")
+        theirs.mark(a_mark())
+        assert len(theirs.marks()) == 1
 
 
 def test_a_server_that_is_gone(server: Server, url: sa.URL) -> None:
