@@ -118,13 +118,18 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
                 yield one_moment
 
 
-def require_utf8(engine: sa.Engine, place: Place) -> None:
-    """Raises UsageError for a server's database that cannot hold every text."""
-    with engine.connect() as connection:
+def require_server(url: sa.URL, wait_s: float = 30.0) -> None:
+    """A server answers, lets us in, and its database can hold every text.
+
+    Raises:
+        UsageError: it does not let us in, there is no such database, or it has an encoding of its own.
+        InfrastructureError: no server answers.
+    """
+    with plain_faults(url), make_engine(url, wait_s).connect() as connection:
         encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
     if encoding != "UTF8":
         raise UsageError(
-            f"The database {shown(place)} holds texts as {encoding}, which is not enough for every name: make one with "
+            f"The database {shown(url)} holds texts as {encoding}, which is not enough for every name: make one with "
             "`createdb --encoding UTF8 --template template0`."
         )
 

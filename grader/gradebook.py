@@ -17,7 +17,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from grader.database import OURS, make_engine, plain_faults, reading, require_utf8, upgrade, use_wal, writing
+from grader.database import OURS, make_engine, plain_faults, reading, require_server, upgrade, use_wal, writing
 from grader.errors import InfrastructureError, UsageError
 from grader.place import Place, shown
 from grader.tables import (
@@ -65,7 +65,7 @@ class Gradebook:
                 if verdict != "ok":
                     raise InfrastructureError(OURS["malformed"].format(path=place))
             else:
-                require_utf8(book._engine, place)
+                require_server(place, wait_s)
             upgrade(book._engine, place, wait_s=wait_s, create=create or isinstance(place, Path))
         return book
 

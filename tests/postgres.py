@@ -99,7 +99,7 @@ def find_programs() -> Path | None:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
+def postgres() -> Iterator[Server]:
     """Skips, and says why, where there is no PostgreSQL or no driver for it."""
     programs = find_programs()
     if programs is None:

@@ -36,8 +36,8 @@ DUE = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 
 
 @pytest.fixture
-def url(server: Server) -> sa.URL:
-    return server.schema()
+def url(postgres: Server) -> sa.URL:
+    return postgres.schema()
 
 
 @pytest.fixture
@@ -115,17 +115,17 @@ def test_another_programs_database_and_a_newer_gradebook_are_refused(url: sa.URL
         Gradebook.open(url)
 
 
-def test_gradebooks_in_schemas_of_one_database_are_apart(book: Gradebook, server: Server) -> None:
+def test_gradebooks_in_schemas_of_one_database_are_apart(book: Gradebook, postgres: Server) -> None:
     """A search path in the URL keeps two homeworks apart."""
     book.add(begin(book), a_grade())
-    with Gradebook.open(server.schema()) as other:
+    with Gradebook.open(postgres.schema()) as other:
         assert (len(book.latest()), other.latest()) == (1, [])
 
 
-def test_a_database_that_cannot_hold_every_name_is_refused(server: Server) -> None:
+def test_a_database_that_cannot_hold_every_name_is_refused(postgres: Server) -> None:
     """It is said when it is opened, not in the middle of a batch."""
     with pytest.raises(UsageError, match="holds texts as LATIN1"):
-        Gradebook.open(server.database("ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"))
+        Gradebook.open(postgres.database("ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"))
 
 
 # --- records ---
@@ -298,9 +298,9 @@ def said_of(place: sa.URL, kind: type[GraderError], create: bool = True) -> str:
     return str(refused.value)
 
 
-def test_who_is_not_let_in(server: Server) -> None:
+def test_who_is_not_let_in(postgres: Server) -> None:
     """A wrong password, none, no such user or database, an unknown option: the caller's, and no password is shown."""
-    url = server.database()
+    url = postgres.database()
     sentences = [
         (url.set(password="s3cret!"), "refuses the password: give the right one in GRADER_DB_PASSWORD"),
         (sa.make_url(address(url)), "asks for a password: give it in GRADER_DB_PASSWORD"),
@@ -316,17 +316,17 @@ def test_who_is_not_let_in(server: Server) -> None:
         assert "\n" not in said
         assert SECRET not in said
         assert "s3cret!" not in said
-    server.execute("CREATE ROLE reader LOGIN PASSWORD 'x'")
+    postgres.execute("CREATE ROLE reader LOGIN PASSWORD 'x'")
     assert "one must be able to make tables" in said_of(url.set(username="reader", password="x"), UsageError)
 
 
-def test_a_reader_may_look_at_the_grades(server: Server) -> None:
+def test_a_reader_may_look_at_the_grades(postgres: Server) -> None:
     """Who may only read sees what counts and is refused a mark in one sentence; who may insert marks, enters one."""
-    url = server.database()
+    url = postgres.database()
     with Gradebook.open(url) as book:
         book.add(begin(book), a_grade())
         book.counting(Rules())
-    server.execute("CREATE ROLE ta LOGIN PASSWORD 'x'")
+    postgres.execute("CREATE ROLE ta LOGIN PASSWORD 'x'")
     change(url, "GRANT SELECT ON ALL TABLES IN SCHEMA public TO ta")
     with Gradebook.open(url.set(username="ta", password="x"), create=False) as theirs:
         assert theirs.counting(Rules()) == [a_grade()]
@@ -337,19 +337,19 @@ def test_a_reader_may_look_at_the_grades(server: Server) -> None:
         assert len(theirs.marks()) == 1
 
 
-def test_a_server_that_is_gone(server: Server, url: sa.URL) -> None:
+def test_a_server_that_is_gone(postgres: Server, url: sa.URL) -> None:
     """A fault of ours in one sentence; when it is back, the same open gradebook goes on with all that was added."""
     with Gradebook.open(url) as book:
         run = begin(book)
         book.add(run, a_grade())
-        server.stop()
+        postgres.stop()
         try:
             with pytest.raises(InfrastructureError, match="check that its server runs") as refused:
                 book.add(run, a_grade("bob"))
             assert "\n" not in str(refused.value)
             assert "check that its server runs" in said_of(url, InfrastructureError)
         finally:
-            server.start()
+            postgres.start()
         book.add(run, a_grade("bob"))
         assert book.latest() == [a_grade(), a_grade("bob")]
 
@@ -472,7 +472,7 @@ def grade_into(course: Path, out: str, *more: str) -> tuple[str | os.PathLike[st
 
 def test_one_database_for_one_results_folder(
     course: Path,
-    server: Server,
+    postgres: Server,
     url: sa.URL,
     run: Callable[..., tuple[int, str]],
 ) -> None:
@@ -483,12 +483,12 @@ def test_one_database_for_one_results_folder(
     assert (code, "holds grades already" in said) == (2, True)
     assert not (course / "out" / ADDRESS).exists()
     (course / "out" / ADDRESS).write_text(address(url))
-    code, said = run(*grade_into(course, "out", "--gradebook", address(server.database())))
+    code, said = run(*grade_into(course, "out", "--gradebook", address(postgres.database())))
     assert (code, "leave that out, or choose another results folder" in said) == (2, True)
 
 
 def test_exit_codes(
-    course: Path, server: Server, url: sa.URL, run: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+    course: Path, postgres: Server, url: sa.URL, run: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """2 for a wrong password or database or one without a gradebook, 3 for a server that is not there."""
     (course / "out").mkdir()
@@ -504,8 +504,11 @@ def test_exit_codes(
     ):
         ended, said = leaderboard(place)
         assert (ended, sentence in said) == (code, True), said
+    (course / "out" / ADDRESS).unlink()
     monkeypatch.setenv(PASSWORD, "wrong")
-    assert leaderboard(url)[0] == 2
+    code, said = run(*grade_into(course, "out", "--gradebook", address(url)))
+    assert (code, "refuses the password" in said) == (2, True)
+    assert not (course / "out" / ADDRESS).exists()
 
 
 def test_grades_of_a_whole_class_are_shown(url: sa.URL, course: Path, run: Callable[..., tuple[int, str]]) -> None:

@@ -36,6 +36,7 @@ from grader.cli.common import (
     usable_tier,
 )
 from grader.config import load_assignment
+from grader.database import require_server
 from grader.errors import UsageError
 from grader.gradebook import Gradebook
 from grader.intake import absent, collect
@@ -86,6 +87,8 @@ def grade(
     """Grade a batch of submissions; exit 1 if some could not be graded by a fault of ours."""
     loaded, scale = load(assignment, profile)
     place = chosen(out, gradebook)
+    if not isinstance(place, Path):
+        require_server(place)  # now, and not after the texts are drawn and the baselines fitted
     collected = collect(submissions, out / "submissions", exclude=out, weights_of=loaded.weights_of(scale))
     if sandbox and (not scheduler or sandbox not in WHAT):
         raise UsageError(f"--sandbox is {sandbox!r}; expected, with --scheduler, one of {', '.join(WHAT)}.")
