@@ -1,4 +1,4 @@
-"""Keep every grade for good: an append-only SQLite file, one transaction a grade.
+"""Keep every grade for good: an append-only database, one transaction a grade.
 
 The schema is made and upgraded by the Alembic migrations in `grader/migrations` and by nothing else.
 Triggers refuse UPDATE and DELETE: a regrade is a new row.
@@ -17,8 +17,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from grader.database import OURS, make_engine, plain_faults, upgrade, use_wal
+from grader.database import OURS, make_engine, plain_faults, reading, require_server, upgrade, use_wal, writing
 from grader.errors import InfrastructureError, UsageError
+from grader.place import Place, shown
 from grader.tables import (
     CHECK_RESULTS,
     COUNTING,
@@ -37,30 +38,35 @@ from grader.types import CheckResult, Flag, Grade, Mark, Outcome, PerplexityScor
 class Gradebook:
     """All grades of one course run; `open` it, use it in a `with` block, or `close` it."""
 
-    def __init__(self, path: Path, engine: sa.Engine) -> None:
-        self.path = path
+    def __init__(self, place: Place, engine: sa.Engine, wait_s: float) -> None:
+        self.place = place
         self._engine = engine
+        self._wait_s = wait_s
 
     @classmethod
-    def open(cls, path: Path, *, create: bool = True, wait_s: float = 30.0) -> Gradebook:
-        """Open the file, made or upgraded to the newest schema first if need be.
+    def open(cls, place: Place, *, create: bool = True, wait_s: float = 30.0) -> Gradebook:
+        """Open the file, or the database on a server, made or upgraded to the newest schema first if need be.
 
         `wait_s` is how long to wait for another process that is writing.
 
         Raises:
-            UsageError: not a gradebook, of a newer grader, not writable, or missing and `create` is false.
-            InfrastructureError: locked for longer than `wait_s`, damaged, or the disk is full.
+            UsageError: not a gradebook, of a newer grader, not writable, missing and `create` is false, or a server
+                that does not let us in.
+            InfrastructureError: locked for longer than `wait_s`, damaged, the disk is full, or no server answers.
         """
-        if not create and not path.exists():
-            raise UsageError(f"There is no gradebook at {path}: grade first, or name the file that holds one.")
-        book = cls(path, make_engine(path, wait_s))
-        with plain_faults(path):
-            use_wal(book._engine, wait_s)
-            with book._engine.connect() as connection:
-                verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
-            if verdict != "ok":
-                raise InfrastructureError(OURS["malformed"].format(path=path))
-            upgrade(book._engine, path)
+        if not create and isinstance(place, Path) and not place.exists():
+            raise UsageError(f"There is no gradebook at {place}: grade first, or name the file that holds one.")
+        book = cls(place, make_engine(place, wait_s), wait_s)
+        with plain_faults(place):
+            if isinstance(place, Path):
+                use_wal(book._engine, wait_s)
+                with book._engine.connect() as connection:
+                    verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+                if verdict != "ok":
+                    raise InfrastructureError(OURS["malformed"].format(path=place))
+            else:
+                require_server(place, wait_s)
+            upgrade(book._engine, place, wait_s=wait_s, create=create or isinstance(place, Path))
         return book
 
     def close(self) -> None:
@@ -109,7 +115,7 @@ class Gradebook:
         """By student id and item, the mark that counts: the last one given."""
         newest = sa.select(sa.func.max(MARKS.c.id)).group_by(MARKS.c.student_id, MARKS.c.item)
         query = sa.select(*(MARKS.c[f.name] for f in fields(Mark))).where(MARKS.c.id.in_(newest))
-        with plain_faults(self.path), self._engine.connect() as connection:
+        with plain_faults(self.place), self._engine.connect() as connection:
             found = [Mark(**row) for row in connection.execute(query).mappings()]
         return {(mark.student_id, mark.item): mark for mark in found}
 
@@ -129,7 +135,7 @@ class Gradebook:
         newest = sa.select(sa.func.max(GRADES.c.id)).group_by(GRADES.c.student_id, GRADES.c.key)
         query = sa.select(GRADES.c.student_id, GRADES.c.key).where(GRADES.c.id.in_(newest))
         query = query.where(GRADES.c.status != Status.NEEDS_REGRADE.value)
-        with plain_faults(self.path), self._engine.connect() as connection:
+        with plain_faults(self.place), self._engine.connect() as connection:
             return {(row.student_id, row.key) for row in connection.execute(query)}
 
     def latest(self) -> list[Grade]:
@@ -144,7 +150,7 @@ class Gradebook:
         """
         row = {f.name: getattr(rules, f.name) for f in fields(Rules)}
         held = sa.select(*(RULES.c[name] for name in row)).order_by(RULES.c.id.desc()).limit(1)
-        with plain_faults(self.path), self._engine.connect() as connection:
+        with plain_faults(self.place), self._engine.connect() as connection:
             last = connection.execute(held).mappings().first()
         if last is None or dict(last) != row:
             with self._writing() as connection:
@@ -152,7 +158,7 @@ class Gradebook:
         if rules == Rules():
             return self.latest()
         late = sa.select(COUNTING)
-        with plain_faults(self.path), self._engine.connect() as connection:
+        with plain_faults(self.place), self._engine.connect() as connection:
             chosen = {row.grade_id: row for row in connection.execute(late)}
         found = []
         for grade_id, grade in zip(sorted(chosen), self._read(GRADES.c.id.in_(sorted(chosen))), strict=True):
@@ -171,23 +177,21 @@ class Gradebook:
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
         """One transaction that holds the write lock from its start and so cannot lose it half-way."""
-        with plain_faults(self.path), self._engine.begin() as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        with plain_faults(self.place), writing(self._engine, self._wait_s) as connection:
             yield connection
 
     def _read(self, wanted: sa.ColumnElement[bool]) -> list[Grade]:
         query = sa.select(GRADES, SUBMISSIONS).join(SUBMISSIONS).where(wanted).order_by(GRADES.c.id)
         try:
-            with plain_faults(self.path), self._engine.begin() as connection:
-                connection.exec_driver_sql("BEGIN")  # grades and parts from one snapshot
+            with plain_faults(self.place), reading(self._engine) as connection:  # grades and parts of one moment
                 heads = connection.execute(query).all()
-                ids = json.dumps([head[0] for head in heads])
+                ids = [int(head[0]) for head in heads]
                 checks = _parts(connection, CHECK_RESULTS, CheckResult, ids)
                 scores = _parts(connection, PERPLEXITY_SCORES, PerplexityScore, ids)
                 flags = _parts(connection, FLAGS, Flag, ids)
             return [_grade(head, checks, scores, flags) for head in heads]
         except (ValueError, TypeError) as error:  # not what we wrote: no such status, no JSON
-            raise InfrastructureError(OURS["malformed"].format(path=self.path)) from error
+            raise InfrastructureError(OURS["malformed"].format(path=shown(self.place))) from error
 
 
 def best_score(grade: Grade, *, open_class: bool = False) -> PerplexityScore | None:
@@ -261,12 +265,16 @@ def _submission_id(connection: sa.Connection, grade: Grade) -> int:
     return int(known) if known is not None else _insert(connection, SUBMISSIONS, row)
 
 
-def _parts(connection: sa.Connection, table: sa.Table, kind: type, ids: str) -> dict[int, list[dict[str, Any]]]:
+def _parts(connection: sa.Connection, table: sa.Table, kind: type, ids: list[int]) -> dict[int, list[dict[str, Any]]]:
     names = [f.name for f in fields(kind)]
     found: dict[int, list[dict[str, Any]]] = {}
-    wanted = sa.select(sa.func.json_each(ids).table_valued("value").c.value)  # one parameter, however many there are
+    wanted: Any  # one parameter, however many there are
+    if connection.dialect.name == "sqlite":
+        wanted = table.c.grade_id.in_(sa.select(sa.func.json_each(json.dumps(ids)).table_valued("value").c.value))
+    else:
+        wanted = table.c.grade_id == sa.any_(sa.cast(ids, sa.ARRAY(sa.Integer)))
     columns = [table.c.grade_id, *(table.c[name] for name in names)]
-    query = sa.select(*columns).where(table.c.grade_id.in_(wanted)).order_by(table.c.grade_id, table.c.position)
+    query = sa.select(*columns).where(wanted).order_by(table.c.grade_id, table.c.position)
     for grade_id, *values in connection.execute(query):
         part = dict(zip(names, values, strict=True))
         if "outcome" in part:

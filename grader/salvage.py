@@ -6,7 +6,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def salvage(path: Path) -> list[str]:
     return [*said, f"The damaged file is kept as {kept}."]
 
 
-def adding_up(connection: sqlite3.Connection, *, wrong: bool) -> list[tuple[int, str]]:
+def adding_up(execute: Callable[[str], Iterable[Any]], *, wrong: bool) -> list[tuple[int, str]]:
     """Id and student of each grade whose parts add up to its score and are all there; or of each other one."""
     query = """
         WITH parts AS (
@@ -66,7 +66,7 @@ def adding_up(connection: sqlite3.Connection, *, wrong: bool) -> list[tuple[int,
         FROM grades JOIN submissions ON submissions.id = submission_id
         LEFT JOIN sums ON sums.grade_id = grades.id LEFT JOIN holes ON holes.grade_id = grades.id ORDER BY grades.id
     """
-    return [(grade_id, student) for grade_id, student, well in connection.execute(query) if bool(well) != wrong]
+    return [(grade_id, student) for grade_id, student, well in execute(query) if bool(well) != wrong]
 
 
 def _copy(damaged: sqlite3.Connection, fresh: Path) -> list[str]:
@@ -140,7 +140,7 @@ def _drop_torn(target: sqlite3.Connection) -> Iterator[str]:
         "SELECT count(*) FROM grades WHERE submission_id NOT IN (SELECT id FROM submissions)"
         " OR run_id NOT IN (SELECT id FROM runs)"
     ).fetchone()[0]
-    torn = adding_up(target, wrong=True)
+    torn = adding_up(target.execute, wrong=True)
     for condition, values in (
         ("submission_id NOT IN (SELECT id FROM submissions)", [()]),
         ("run_id NOT IN (SELECT id FROM runs)", [()]),

@@ -10,13 +10,19 @@ import sqlalchemy as sa
 
 
 class _Text(sa.TypeDecorator[str]):
-    """Text that students had a hand in: a lone surrogate, which UTF-8 cannot hold, is kept as `\\udcff`."""
+    """Text that students had a hand in: a lone surrogate, which UTF-8 cannot hold, is kept as `\\udcff`.
+
+    SQLite keeps everything else as it is; PostgreSQL holds no NUL, which is kept there as `\\x00`.
+    """
 
     impl = sa.Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
-        return None if value is None else value.encode("utf-8", "backslashreplace").decode("utf-8")
+        if value is None:
+            return None
+        text = value.encode("utf-8", "backslashreplace").decode("utf-8")
+        return text if dialect.name == "sqlite" else text.replace("\0", "\\x00")
 
 
 class _Blocks(sa.TypeDecorator[tuple[float, ...]]):
@@ -74,6 +80,7 @@ def _part_of_a_grade() -> tuple[sa.Column[int], sa.Column[int]]:
     return grade, sa.Column("position", sa.Integer, primary_key=True)
 
 
+_REAL = sa.text("status != 'needs_regrade'")
 RUNS = _table("runs", _key(), *_text("command", "profile", "started_at"))
 SUBMISSIONS = _table(
     "submissions",
@@ -100,8 +107,8 @@ GRADES = _table(
     sa.Index("grades_by_key", "key"),
     sa.Index("grades_by_submission", "submission_id"),
     sa.Index("grades_by_student", "student_id"),
-    sa.Index("real_grades_by_student", "student_id", sqlite_where=sa.text("status != 'needs_regrade'")),
-    sa.Index("real_grades_by_submission", "submission_id", "status", sqlite_where=sa.text("status != 'needs_regrade'")),
+    sa.Index("real_grades_by_student", "student_id", sqlite_where=_REAL, postgresql_where=_REAL),
+    sa.Index("real_grades_by_submission", "submission_id", "status", sqlite_where=_REAL, postgresql_where=_REAL),
 )
 CHECK_RESULTS = _table(
     "check_results",

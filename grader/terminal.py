@@ -26,7 +26,8 @@ from grader.benchmark.record import Section
 from grader.gradebook import Gradebook
 from grader.leaderboard import leaderboard_table
 from grader.marks import Marking
-from grader.outputs import GRADEBOOK, board_rows, work_of
+from grader.outputs import board_rows, work_of
+from grader.place import place_of, shown
 from grader.progress import Progress, Standing, as_json, standing_of
 from grader.render import one_line, points
 from grader.sandbox.devices import BUILD, LIBRARIES, Gpu, can_run
@@ -157,9 +158,9 @@ def summary(out: Path, assignment: Assignment, grades: list[Grade], to_mark: str
         ("grades.csv", "every grade"),
         ("feedback/", "a page for each student"),
         ("results/", "Gradescope's results.json for each student"),
-        (GRADEBOOK, "the gradebook"),
     ):
         say(f"  {out / name}{'/' if name.endswith('/') else ''}  {what}")
+    say(f"  {escape(shown(place_of(out)))}  the gradebook")
     if to_mark:
         say(to_mark)
 

@@ -8,18 +8,44 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from grader.database import expected_schema, plain_faults, refuse_newer, schema_of
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from grader.database import (
+    expected_schema,
+    make_engine,
+    migrations,
+    plain_faults,
+    reading,
+    refuse_newer,
+    schema_of,
+)
 from grader.errors import InfrastructureError, UsageError
+from grader.migrations import postgresql
 from grader.outputs import missing_files
+from grader.place import shown
 from grader.salvage import adding_up, salvage
+from grader.tables import METADATA
 from grader.types import Status
 
+# By kind, name and words of what a server's gradebook has; a trigger that is switched off has other words.
+SERVER_OBJECTS = {
+    "trigger": "SELECT tgname, pg_get_triggerdef(oid, true) || CASE WHEN tgenabled IN ('O', 'A') THEN '' ELSE '!' END"
+    " FROM pg_trigger WHERE NOT tgisinternal AND pg_table_is_visible(tgrelid)",
+    "function": "SELECT proname, prosrc FROM pg_proc WHERE pg_function_is_visible(oid)",
+    "view": "SELECT relname, '' FROM pg_class WHERE relkind = 'v' AND pg_table_is_visible(oid)",
+}
 MENDED_IN_PLACE = ("trigger", "view", "index")  # they hold no data of their own
+
+Query = Callable[[str], Iterable[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +57,10 @@ class Problem:
     damaged: bool = False  # the file cannot be read as a whole
 
 
-def check(path: Path, *, busy: bool = False) -> list[Problem]:
-    """All that is wrong with a gradebook; `busy`: a batch is writing to it just now. Nothing is changed.
+def check(path: Path, out: Path | None = None, *, busy: bool = False) -> list[Problem]:
+    """All that is wrong with a gradebook and the files of its results folder (the file's own, if none is given).
+
+    `busy`: a batch is writing to it just now. Nothing is changed.
 
     Raises:
         UsageError: there is none, or it is no gradebook.
@@ -50,9 +78,34 @@ def check(path: Path, *, busy: bool = False) -> list[Problem]:
         found += damage
         if not damage:
             found += _schema(connection, revision)
-            found += _contents(connection)
-    if not damage:
-        found += [Problem(what=f"{file} is missing: {how}") for file, how in _files(path)]
+            for table, rowid, parent, _ in connection.execute("PRAGMA foreign_key_check"):
+                found.append(_orphan(rowid, table, parent))
+            found += _contents(connection.execute)
+            found += _files(connection.execute, out or path.parent)
+    return found
+
+
+def check_server(url: sa.URL, out: Path) -> list[Problem]:
+    """All that is wrong with a gradebook on a server and the files of its results folder; nothing is changed.
+
+    Whether the server can read its own disk is for its own tools to say, and of a view only that it is there.
+
+    Raises:
+        UsageError: there is no gradebook, or a newer grader's.
+        InfrastructureError: the server cannot be reached.
+    """
+    with plain_faults(url), reading(make_engine(url, 30.0)) as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        revision = context.get_current_revision()
+        if revision is None:
+            raise UsageError(f"There is no gradebook in {shown(url)}: name the results folder of `grader grade`.")
+        refuse_newer(url, revision)
+        if revision != ScriptDirectory.from_config(migrations()).get_current_head():
+            older = f"The schema {revision} is of an earlier grader: any command that grades or marks upgrades it."
+            return [Problem(what=older)]
+        found = [*_server_schema(connection, compare_metadata(context, METADATA)), *_orphans(connection)]
+        found += _contents(connection.exec_driver_sql)
+        found += _files(connection.exec_driver_sql, out)
     return found
 
 
@@ -176,35 +229,67 @@ def _in_order(schema: dict[tuple[str, str], str]) -> list[tuple[tuple[str, str],
     return sorted(schema.items(), key=lambda item: item[0][0] != "table")
 
 
-def _contents(connection: sqlite3.Connection) -> Iterator[Problem]:
+def _server_schema(connection: sa.Connection, differences: Iterable[Any]) -> Iterator[Problem]:
+    """Tables, columns and indexes that differ; triggers, functions and views that are missing, off or others."""
+    for difference in differences:
+        for verb, *rest in difference if isinstance(difference, list) else [difference]:
+            if verb.startswith("modify"):
+                yield Problem(what=f"The column {rest[2]} of {rest[1]} is not as the grader makes it.")
+            elif verb.startswith("add"):  # what is there and not ours is another's business
+                name = getattr(rest[-1], "name", None) or getattr(rest[-1], "table", "")
+                yield Problem(what=f"The {verb.removeprefix('add_')} {name} is missing.")
+    there: dict[tuple[str, str], str] = {}
+    for kind, query in SERVER_OBJECTS.items():
+        there |= {(kind, row[0]): row[1] for row in connection.exec_driver_sql(query)}
+    for (kind, name), words in postgresql.made(METADATA.tables).items():
+        if (kind, name) not in there:
+            yield Problem(what=f"The {kind} {name} is missing.")
+        elif words and there[kind, name] != words:
+            yield Problem(what=f"The {kind} {name} is not as the grader makes it, or is switched off.")
+
+
+def _orphans(connection: sa.Connection) -> Iterator[Problem]:
+    """Rows that refer to nothing, which somebody with more rights than we have could make."""
+    for table in METADATA.sorted_tables:
+        for key in table.foreign_keys:
+            known = sa.select(key.column).where(key.column == key.parent).correlate(table)
+            lost = sa.select(next(iter(table.primary_key))).where(~sa.exists(known)).order_by(sa.literal_column("1"))
+            for row in connection.execute(lost):
+                yield _orphan(row[0], table.name, key.column.table.name)
+
+
+def _orphan(row: int, table: str, parent: str) -> Problem:
+    return Problem(what=f"Row {row} of {table} refers to a row of {parent} that is not there.")
+
+
+def _contents(execute: Query) -> Iterator[Problem]:
     """Rows that contradict each other."""
-    for table, rowid, parent, _ in connection.execute("PRAGMA foreign_key_check"):
-        yield Problem(what=f"Row {rowid} of {table} refers to a row of {parent} that is not there.")
-    for grade_id, student in adding_up(connection, wrong=True):
+    for grade_id, student in adding_up(execute, wrong=True):
         yield Problem(what=f"The parts of grade {grade_id} ({student}) do not add up to its score.")
     # The same submission graded twice by the same key, with no other grade of the student's between: a regrade has
     # another key, and what was handed in again as it was before has another submission's grade between; what was
     # withdrawn has `needs_regrade` between.
-    twice = connection.execute(
+    twice = execute(
         "SELECT id, student_id FROM (SELECT grades.id, submissions.student_id, submission_id, key, status,"
         "   lag(key) OVER each AS last_key,"
         "   lag(status) OVER each AS last_status,"
         "   lag(submission_id) OVER each AS last_submission"
         " FROM grades JOIN submissions ON submissions.id = submission_id"
-        " WINDOW each AS (PARTITION BY submissions.student_id ORDER BY grades.id))"
-        " WHERE key = last_key AND submission_id = last_submission AND ? NOT IN (status, last_status) ORDER BY id",
-        (Status.NEEDS_REGRADE.value,),
+        " WINDOW each AS (PARTITION BY submissions.student_id ORDER BY grades.id)) AS pairs"
+        " WHERE key = last_key AND submission_id = last_submission"
+        " AND 'needs_regrade' NOT IN (status, last_status) ORDER BY id"
     )
     for grade_id, student in twice:
         yield Problem(what=f"Grade {grade_id} ({student}) repeats the one before: same submission, same key.")
 
 
-def _files(path: Path) -> list[tuple[Path, str]]:
+def _files(execute: Query, out: Path) -> Iterator[Problem]:
     """Files of the results folder that the latest grades have and that are not there."""
-    with _reading(path) as connection:
-        rows = connection.execute(
-            "SELECT submissions.student_id, sha256, status, max(grades.id) FROM grades"
-            " JOIN submissions ON submissions.id = submission_id GROUP BY submissions.student_id ORDER BY 1"
-        ).fetchall()
-    latest = [(student, sha256, Status(status)) for student, sha256, status, _ in rows if status in set(Status)]
-    return missing_files(path.parent, latest)
+    rows = execute(
+        "SELECT submissions.student_id, sha256, status FROM grades JOIN submissions ON submissions.id = submission_id"
+        " WHERE grades.id IN (SELECT max(grades.id) FROM grades JOIN submissions ON submissions.id = submission_id"
+        " GROUP BY submissions.student_id) ORDER BY 1"
+    )
+    latest = [(student, sha256, Status(status)) for student, sha256, status in rows if status in set(Status)]
+    for file, how in missing_files(out, latest):
+        yield Problem(what=f"{file} is missing: {how}")

@@ -15,6 +15,9 @@ from rich.markup import escape
 
 from grader.config import load_assignment
 from grader.errors import RuntimeUnavailable, SandboxUnavailable, UsageError
+from grader.gradebook import Gradebook
+from grader.outputs import write_text
+from grader.place import ADDRESS, PASSWORD, Place, address, place_of, shown
 from grader.sandbox.devices import usable_gpus
 from grader.sandbox.selftest import require, require_device
 from grader.sandbox.tiers import pick_tier
@@ -33,6 +36,15 @@ SchedulerOption = Annotated[str, typer.Option("--scheduler", help="Address of a 
 UnsandboxedOption = Annotated[
     bool,
     typer.Option("--allow-unsandboxed", help="Run without a sandbox where there is none; every report says so."),
+]
+GradebookOption = Annotated[
+    str,
+    typer.Option(
+        "--gradebook",
+        metavar="URL",
+        help="Where the gradebook is, if not in the results folder: a SQLAlchemy URL, postgresql+psycopg://USER@HOST/"
+        f"DATABASE. The folder remembers it; a password is taken from {PASSWORD}.",
+    ),
 ]
 AllowCpuOption = Annotated[
     bool,
@@ -93,6 +105,29 @@ def make_folder(out: Path) -> None:
         raise UsageError(
             f"the results folder {out} cannot be made: {error.strerror}. Choose another with -o."
         ) from None
+
+
+def open_gradebook(out: Path) -> Gradebook:
+    """The gradebook of a results folder, which must be there. Raises UsageError, InfrastructureError."""
+    return Gradebook.open(place_of(out), create=False)
+
+
+def gradebook_to_grade_into(out: Path, place: Place) -> Gradebook:
+    """The gradebook of a results folder, made if need be; the folder remembers where it is.
+
+    Raises:
+        UsageError: it holds grades, and they are not those of this folder.
+        InfrastructureError: it cannot be used.
+    """
+    book = Gradebook.open(place)
+    if address(place) != address(place_of(out)):
+        if book.known():
+            raise UsageError(
+                f"{shown(place)} holds grades already, and not those of {out}: each results folder has a database, or "
+                f"a schema, of its own. If these are its grades, write the URL into {out / ADDRESS}."
+            )
+        write_text(out / ADDRESS, f"{address(place)}\n")
+    return book
 
 
 def login_name() -> str:

@@ -14,7 +14,8 @@ from grader.course import ROSTER, make_course
 from grader.curves import curves_table
 from grader.errors import UsageError
 from grader.gradebook import Gradebook
-from grader.outputs import CURVES, GRADEBOOK, write_curves, write_text
+from grader.outputs import CURVES, write_curves, write_text
+from grader.place import place_of
 from grader.release import release as write_release
 from grader.terminal import console, say
 
@@ -32,8 +33,9 @@ def curve(
         raise UsageError(f"profile {profile!r} of {assignment}/assignment.yaml has no curves to draw.")
     bench = set_up(loaded, scale, "none", str(corpus_file) if corpus_file else None)
     grades = []
-    if (out / GRADEBOOK).exists():
-        with Gradebook.open(out / GRADEBOOK, create=False) as book:
+    place = place_of(out)
+    if not isinstance(place, Path) or place.exists():
+        with Gradebook.open(place, create=False) as book:
             grades = book.counting(loaded.rules)
     make_folder(out)
     console.print(curves_table(write_curves(out, bench, grades)))

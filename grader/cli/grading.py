@@ -20,27 +20,30 @@ from grader.cli.common import (
     AllowCpuOption,
     AssignmentOption,
     CorpusOption,
+    GradebookOption,
     ProfileOption,
     SchedulerOption,
     UnsandboxedOption,
     alone,
     app,
+    gradebook_to_grade_into,
     load,
     login_name,
     make_folder,
     now,
+    open_gradebook,
     usable_device,
     usable_jobs,
     usable_tier,
 )
 from grader.config import load_assignment
+from grader.database import require_server
 from grader.errors import UsageError
 from grader.gradebook import Gradebook
 from grader.intake import absent, collect
 from grader.leaderboard import baselines_of
 from grader.marks import Marking, points_for
 from grader.outputs import (
-    GRADEBOOK,
     keep_submission,
     submission_of,
     write_class,
@@ -48,6 +51,7 @@ from grader.outputs import (
     write_student,
 )
 from grader.pipeline import grade_submission, ran
+from grader.place import chosen, shown
 from grader.render import one_line, points
 from grader.sandbox.tiers import WHAT
 from grader.terminal import (
@@ -82,9 +86,13 @@ def grade(
     corpus_file: CorpusOption = None,
     allow_unsandboxed: UnsandboxedOption = False,
     allow_cpu: AllowCpuOption = False,
+    gradebook: GradebookOption = "",
 ) -> None:
     """Grade a batch of submissions; exit 1 if some could not be graded by a fault of ours."""
     loaded, scale = load(assignment, profile)
+    place = chosen(out, gradebook)
+    if not isinstance(place, Path):
+        require_server(place)  # now, and not after the texts are drawn and the baselines fitted
     collected = collect(submissions, out / "submissions", exclude=out, weights_of=loaded.weights_of(scale))
     if sandbox and (not scheduler or sandbox not in WHAT):
         raise UsageError(f"--sandbox is {sandbox!r}; expected, with --scheduler, one of {', '.join(WHAT)}.")
@@ -98,7 +106,7 @@ def grade(
     make_folder(out)
     if not loaded.has_secret:
         log.warning("The seed in %s/assignment.yaml is no secret: `grader init COURSE` makes one.", assignment)
-    with alone(out), Gradebook.open(out / GRADEBOOK) as book:
+    with alone(out), gradebook_to_grade_into(out, place) as book:
         run_id = book.begin_run(command="grade", profile=profile, started_at=now())
         marking = Marking(items=loaded.manual, marks=book.marks())
         if submissions.is_dir() or submissions.suffix.lower() == ".zip":
@@ -146,7 +154,7 @@ def mark(
 ) -> None:
     """Enter the points that a person gives for one item; without arguments, list what waits for a mark."""
     loaded = load_assignment(assignment)
-    with Gradebook.open(out / GRADEBOOK, create=False) as book:
+    with open_gradebook(out) as book:
         if student is None and not comment:
             list_waiting(out, book, loaded, assignment)
         elif student is None or item is None or given is None:
@@ -162,7 +170,9 @@ def _enter_mark(
     """Record one mark and write what shows it. Raises UsageError for what cannot be entered."""
     grades = {grade.student_id: grade for grade in book.counting(assignment.rules)}
     if student not in grades:
-        raise UsageError(f"there is no student {student!r} in {book.path}: give an id as in {out / 'grades.csv'}.")
+        raise UsageError(
+            f"there is no student {student!r} in {shown(book.place)}: give an id as in {out / 'grades.csv'}."
+        )
     items = {item.id: item for item in assignment.manual}
     if item_id not in items:
         known = f"choose one of {', '.join(items)}" if items else f"{assignment.folder} has none"
@@ -194,10 +204,10 @@ def replay(
 ) -> None:
     """Run checks again on a graded notebook, with the same random inputs; exit 1 if a verdict is another now."""
     loaded = load_assignment(assignment)
-    with Gradebook.open(out / GRADEBOOK, create=False) as book:
+    with open_gradebook(out) as book:
         graded = {grade.student_id: grade for grade in book.counting(loaded.rules)}.get(student)
     if graded is None:
-        raise UsageError(f"there is no student {student!r} in {out / GRADEBOOK}: give an id as in grades.csv.")
+        raise UsageError(f"there is no student {student!r} in {shown(book.place)}: give an id as in grades.csv.")
     recorded = {result.check_id: result for result in graded.checks}
     strange = sorted(set(checks or ()) - set(recorded))
     if strange:
@@ -252,5 +262,5 @@ def leaderboard(
 ) -> None:
     """Print the leaderboard of a results folder."""
     loaded = load_assignment(assignment)
-    with Gradebook.open(out / GRADEBOOK, create=False) as book:
+    with open_gradebook(out) as book:
         print_boards(out, book.counting(loaded.rules), loaded, names=names)

@@ -26,17 +26,18 @@ from grader.cli.common import (
     is_busy,
     load,
     now,
+    open_gradebook,
     usable_device,
     usable_jobs,
     usable_tier,
 )
 from grader.config import load_assignment
 from grader.errors import SandboxUnavailable, UsageError
-from grader.gradebook import Gradebook
 from grader.identity import PARTS, changed
 from grader.leaderboard import baselines_of
 from grader.marks import Marking
-from grader.outputs import GRADEBOOK, kept_params, submission_of, write_class, write_text
+from grader.outputs import kept_params, submission_of, write_class, write_text
+from grader.place import place_of, shown
 from grader.render import one_line, points
 from grader.sandbox.tiers import NONE, pick_tier
 from grader.terminal import console, say
@@ -58,10 +59,10 @@ def why(
     corpus_file: CorpusOption = None,
 ) -> None:
     """Show what decided a student's latest grade, and what of it is another now: exit 1 if grading would run again."""
-    with Gradebook.open(out / GRADEBOOK, create=False) as book:
+    with open_gradebook(out) as book:
         history = book.history(student)
     if not history:
-        raise UsageError(f"there is no student {student!r} in {out / GRADEBOOK}: give an id as in grades.csv.")
+        raise UsageError(f"there is no student {student!r} in {shown(book.place)}: give an id as in grades.csv.")
     real = [grade for grade in history if grade.status is not Status.NEEDS_REGRADE]
     latest, before = (real or history)[-1], (real or history)[-2:-1]
     loaded, scale = load(assignment, profile or latest.profile)
@@ -91,15 +92,20 @@ def db_check(
     mend: Annotated[bool, typer.Option("--repair", help="Mend what can be mended; a damaged file is kept.")] = False,
 ) -> None:
     """Read the whole gradebook and say what is wrong: exit 1 if something is, 3 if it cannot be read at all."""
-    path = out / GRADEBOOK
-    if mend and path.exists():
-        with alone(out):
-            for sentence in upkeep.repair(path):
-                say(escape(sentence))
-    problems = upkeep.check(path, busy=path.exists() and is_busy(out))
+    place = place_of(out)
+    if isinstance(place, Path):
+        if mend and place.exists():
+            with alone(out):
+                for sentence in upkeep.repair(place):
+                    say(escape(sentence))
+        problems = upkeep.check(place, out, busy=place.exists() and is_busy(out))
+    elif mend:
+        raise UsageError(f"--repair mends files, and {shown(place)} is on a server: restore it there from a backup.")
+    else:
+        problems = upkeep.check_server(place, out)
     for problem in problems:
         say(f"{escape(problem.what)}{escape(f' --repair: {problem.repair}.') if problem.repair else ''}", style="red")
-    say(f"{len(problems)} problems in {path}" if problems else f"{path} is well")
+    say(f"{len(problems)} problems in {escape(shown(place))}" if problems else f"{escape(shown(place))} is well")
     raise typer.Exit(1 if problems else 0)
 
 
@@ -109,7 +115,12 @@ def db_backup(
     copy: Annotated[Path, typer.Argument(metavar="FILE", help="Where the copy goes; an older one is replaced.")],
 ) -> None:
     """Copy the gradebook, also while a batch writes to it; the copy is tried before it gets its name."""
-    upkeep.back_up(out / GRADEBOOK, copy)
+    place = place_of(out)
+    if not isinstance(place, Path):
+        raise UsageError(
+            f"{shown(place)} is on a server: copy it with the database's own tool, `pg_dump` for PostgreSQL."
+        )
+    upkeep.back_up(place, copy)
     say(f"wrote {copy}")
 
 
@@ -133,10 +144,10 @@ def regrade(
     """
     if diff and publish:
         raise UsageError("--diff only says what would change, and --publish has it count: choose one of them.")
-    with Gradebook.open(out / GRADEBOOK, create=False) as book, alone(out):
+    with open_gradebook(out) as book, alone(out):
         counting = book.counting(load_assignment(assignment).rules)
         if not counting:
-            raise UsageError(f"there is no grade in {out / GRADEBOOK}: grade first.")
+            raise UsageError(f"there is no grade in {shown(book.place)}: grade first.")
         usual = Counter(grade.profile for grade in counting).most_common(1)[0][0]
         loaded, scale = load(assignment, profile or usual)
         tier = usable_tier(allow_unsandboxed)

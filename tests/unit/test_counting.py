@@ -192,10 +192,10 @@ def test_everybody_sees_the_same_in_the_view(book: Gradebook) -> None:
     add(book, grade("a", 8.0), grade("b", 2.0, HOURS))
     for rules in (Rules(), Rules(counts="best", **LATE), Rules(counts="best", **LATE)):
         [one] = book.counting(rules)
-        with closing(sqlite3.connect(book.path)) as raw:
+        with closing(sqlite3.connect(book.place)) as raw:
             query = "SELECT key, late_days, late_penalty FROM counting JOIN grades ON grades.id = grade_id"
             assert raw.execute(query).fetchall() == [(one.key, one.late_days, one.late_penalty)]
-    with closing(sqlite3.connect(book.path)) as raw:
+    with closing(sqlite3.connect(book.place)) as raw:
         assert raw.execute("SELECT count(*) FROM rules").fetchone() == (2,)
         assert raw.execute("SELECT grades.score FROM best JOIN grades ON grades.id = grade_id").fetchall() == [(8.0,)]
 
@@ -203,7 +203,7 @@ def test_everybody_sees_the_same_in_the_view(book: Gradebook) -> None:
 def test_a_grade_cannot_be_given_to_somebody_else(book: Gradebook) -> None:
     """The student that a grade names is the one who handed in what was graded."""
     add(book, grade("a", 8.0))
-    with closing(sqlite3.connect(book.path)) as raw:
+    with closing(sqlite3.connect(book.place)) as raw:
         columns = [row[1] for row in raw.execute("PRAGMA table_info(grades)")]
         others = ", ".join(name for name in columns if name not in ("id", "student_id"))
         with pytest.raises(sqlite3.IntegrityError, match="the student who handed in"):

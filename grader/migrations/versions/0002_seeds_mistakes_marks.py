@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from grader.migrations.postgresql import grows_only
+
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
@@ -24,6 +26,10 @@ def upgrade() -> None:
         *(sa.Column(name, sa.Text, nullable=False) for name in ("marked_by", "marked_at")),
     )
     op.create_index("marks_by_student", "marks", ["student_id"])
+    if op.get_context().dialect.name == "postgresql":
+        for statement in grows_only("marks"):
+            op.execute(statement)
+        return
     for verb in ("UPDATE", "DELETE"):
         op.execute(
             f"CREATE TRIGGER marks_no_{verb.lower()} BEFORE {verb} ON marks "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from grader.migrations import postgresql
+
 revision = "0006"
 down_revision = "0005"
 branch_labels = None
@@ -92,6 +94,9 @@ def upgrade() -> None:
         *(sa.Column(name, sa.Double, nullable=False) for name in ("grace_minutes", "penalty_per_day")),
         sa.Column("max_days", sa.Integer, nullable=True),
     )
+    if op.get_context().dialect.name == "postgresql":
+        _postgresql()
+        return
     for verb in ("UPDATE", "DELETE"):
         op.execute(grows_only("rules", verb))
     op.execute("INSERT INTO rules (counts, due, grace_minutes, penalty_per_day) VALUES ('latest', '', 0, 0)")
@@ -111,3 +116,16 @@ def upgrade() -> None:
     op.create_index("real_grades_by_submission", "grades", ["submission_id", "status"], sqlite_where=real)
     for view in (LATEST, ATTEMPTS, JUDGED, BEST, COUNTING):
         op.execute(view)
+
+
+def _postgresql() -> None:
+    """The same; there is no grade of an earlier schema to fill in, as the first of these gradebooks had this one."""
+    refuse = (*postgresql.grows_only("rules"), postgresql.OF_THEIR_STUDENT, postgresql.GRADES_OF_THEIR_STUDENT)
+    op.execute("INSERT INTO rules (counts, due, grace_minutes, penalty_per_day) VALUES ('latest', '', 0, 0)")
+    op.add_column("grades", sa.Column("student_id", sa.Text, nullable=False, server_default=""))
+    op.create_index("grades_by_student", "grades", ["student_id"])
+    real = sa.text("status != 'needs_regrade'")
+    op.create_index("real_grades_by_student", "grades", ["student_id"], postgresql_where=real)
+    op.create_index("real_grades_by_submission", "grades", ["submission_id", "status"], postgresql_where=real)
+    for statement in (*refuse, postgresql.SECONDS, *postgresql.VIEWS):
+        op.execute(statement)
