@@ -23,6 +23,7 @@ from tests.rivals.counted import Cost
 from tests.rivals.tools import TOOLS, Fork, Grader, NbGrader, Tool, environment_in
 
 WORKERS = (1, 2)
+WIDTH = 100  # characters that the table needs
 SKIPPABLE = [kind.name for kind in TOOLS if kind not in (Grader, NbGrader, Fork)]
 MOST_CPU_S = 1.75  # of this grader for one notebook, of which the notebook itself takes 1 s
 MOST_OVER_FORK_S = 0.5
@@ -158,7 +159,7 @@ def main() -> int:
     except GraderError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    console = Console()
+    console = Console(width=max(WIDTH, Console().width))
     console.print(table_of(lines))
     for words, is_reached in goals(lines):
         console.print(("reached  " if is_reached else "MISSED   ") + words, highlight=False)
