@@ -47,10 +47,11 @@ def run_checks(
     """
     plugin = _Plugin(assignment.checks, set(wanted), student, seed, test_text)
     folder = str(Path(assignment.folder) / "checks")
+    within = (f"--rootdir={folder}", f"--confcutdir={folder}")  # else folders above are searched, their code run
     output = io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), _fresh_modules(folder):
         try:
-            status = pytest.main([*_PYTEST_OPTIONS, f"--rootdir={folder}", folder], plugins=[plugin])
+            status = pytest.main([*_PYTEST_OPTIONS, *within, folder], plugins=[plugin])
         finally:
             student.give_time(None)
     if plugin.broken:

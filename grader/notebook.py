@@ -12,7 +12,6 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, NoReturn
 
-import jupytext
 import nbformat
 from nbformat import NotebookNode
 
@@ -33,6 +32,8 @@ def read_percent(path: Path) -> NotebookNode:
 
     Raises AssignmentError if the file cannot be read, or if an id is malformed or used twice.
     """
+    import jupytext  # 0.2 s of CPU time, which no process that grades needs to spend
+
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from datetime import datetime, timezone
@@ -94,6 +95,7 @@ def page(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(csp=CSP, **values)
 
 
+@functools.cache  # it keeps the compiled templates: to compile one took 28 ms of the 30 ms of a student's page
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),

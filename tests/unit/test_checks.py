@@ -165,3 +165,10 @@ def test_options_in_the_environment_change_no_verdict(tmp_path: Path, monkeypatc
     monkeypatch.setenv("PYTEST_ADDOPTS", "--maxfail=1 -k nothing")
     found = verdicts(tmp_path, "a", x='@mark.check("a")\ndef test_a(student): pass')
     assert found["a"].outcome is Outcome.PASSED
+
+
+def test_a_folder_above_the_checks_changes_no_verdict(tmp_path: Path) -> None:
+    """A conftest.py outside the checks is not read, and neither are the folders in which the assignment lies."""
+    (tmp_path / "conftest.py").write_text("raise RuntimeError('read')")
+    found = verdicts(tmp_path, "a", x='@mark.check("a")\ndef test_a(student): pass')
+    assert found["a"].outcome is Outcome.PASSED
