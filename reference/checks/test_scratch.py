@@ -152,6 +152,8 @@ def mistake_of_weight(value):
         return "repeated"
     if np.abs(value - value.mean()).max() < 2 * spread:  # a uniform distribution ends at 1.73 standard deviations
         return "not_normal"
+    if abs(value.mean()) > 1.1 * spread:
+        return "off_centre"
     if abs(spread / 0.01 - 1) > error:
         return "wrong_spread"
     return "off_centre" if abs(value.mean()) > 0.06 / np.sqrt(value.size) else ""
