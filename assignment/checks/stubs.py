@@ -75,14 +75,34 @@ def _kind(value):
 
 
 def describe_params(params):
-    """For each parameter [the name of its type, whether a gradient is attached]."""
-    return [[_kind(param), getattr(param, "grad", None) is not None] for param in params]
+    """For each parameter [the name of its type, whether a gradient is attached, and reached by `backward`]."""
+    return [[_kind(param), _is_reached(param)] for param in params]
+
+
+def _is_reached(param):
+    """Whether `backward` writes into the gradient, which is zero afterwards."""
+    if not isinstance(param, nd.NDArray) or param.grad is None:
+        return False
+    try:
+        with autograd.record():
+            total = param.sum()
+        total.backward()
+    except mx.base.MXNetError:  # attached with grad_req="null"
+        return False
+    is_reached = bool((param.grad != 0).asnumpy().all())
+    param.grad[:] = 0
+    return is_reached
 
 
 def collect_batches(iterator, corpus, batch_size, num_steps, ctx):
     """What a data iterator yields, at most BATCH_LIMIT times: [X, Y, type of X, type of Y] each."""
     batches = itertools.islice(iterator(corpus, batch_size, num_steps, ctx), BATCH_LIMIT)
-    return [[X, Y, _kind(X), _kind(Y)] for X, Y in batches]
+    return [[_as_it_is(X), _as_it_is(Y), _kind(X), _kind(Y)] for X, Y in batches]
+
+
+def _as_it_is(value):
+    """A copy: an iterator may fill the same arrays anew for its next minibatch."""
+    return value.copy() if hasattr(value, "copy") else value
 
 
 def call_in_any_form(function, indices, *args):
@@ -155,6 +175,8 @@ def _helper(name, helper):
     def clip(params, theta, ctx=None):
         grads = grads_of(params)
         for grad, new in zip(grads, helper(grads, float(theta)), strict=True):
+            if grad is None:
+                raise ValueError("grad_clipping is handed an array that has no gradient attached.")
             new.copyto(grad)
 
     return clip

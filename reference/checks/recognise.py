@@ -28,6 +28,17 @@ def name_mistake(found, right, known, tolerance=FORWARD):
             raise Mistake(mistake)
 
 
+@contextlib.contextmanager
+def named(mistake):
+    """A failed assertion without a name gets this one."""
+    try:
+        yield
+    except Mistake:
+        raise
+    except AssertionError as error:
+        raise Mistake(mistake, str(error)) from error
+
+
 def assert_unchanged(after, before, what):
     """The arrays are still those that were handed over."""
     after = arrays_in(after)

@@ -6,6 +6,9 @@ from expect import CLIPPED, Mistake, as_array, as_arrays, assert_close
 
 ### BEGIN HIDDEN TESTS
 # isort: split
+import itertools
+import math
+
 import oracle
 from recognise import agree, name_mistake
 
@@ -78,17 +81,23 @@ def clipped_one_by_one(grads, theta):
     return after
 
 
+def factors_of_parts(norms, theta):
+    """The factors with which gradients are scaled if their norm is that of a part of the arrays only."""
+    parts = [part for count in range(1, len(norms)) for part in itertools.combinations(norms, count)]
+    return [min(1.0, theta / math.hypot(*part)) for part in parts]
+
+
 def diagnose_clipping(found, grads, theta, expected):
     """Name the mistakes that are known."""
     norms = [oracle.global_norm([grad]) for grad in grads]
-    norm = oracle.global_norm(grads)
+    norm, size = oracle.global_norm(grads), sum(grad.size for grad in grads)
     factor = sum(np.vdot(new, grad) for new, grad in zip(found, grads, strict=True)) / norm**2
     same = [agree([new], [right], CLIPPED) for new, right in zip(found, expected, strict=True)]
     kept = [new if is_right else grad for new, grad, is_right in zip(found, grads, same, strict=True)]
     known = [
+        ("not_clipped", grads),  # first: all norms of arrays may be below theta, where the one of all is above
         ("own_norm", [oracle.clip([grad], theta)[0] for grad in grads]),
         ("changes_meanwhile", clipped_one_by_one(grads, theta)),
-        ("not_clipped", grads),
         ("scaled_up", [grad * theta / norm for grad in grads]),
         ("cut_off", [np.clip(grad, -theta, theta) for grad in grads]),
         ("cut_off", [np.clip(grad, None, theta) for grad in grads]),
@@ -97,6 +106,8 @@ def diagnose_clipping(found, grads, theta, expected):
         ("upside_down", [grad * norm / theta for grad in grads]),
         ("unit_norm", [grad / norm for grad in grads]),
         ("some_left", kept),
+        ("norm_of_values", [grad * min(1.0, theta / math.sqrt(size)) for grad in grads]),  # they are all 1
+        *(("norm_of_some", [grad * factor for grad in grads]) for factor in factors_of_parts(norms, theta)),
         ("wrong_factor", [grad * factor for grad in grads]),
     ]
     name_mistake(found, expected, known, CLIPPED)

@@ -155,6 +155,7 @@ def wrong_values(losses, mean, B, T):
             ("labels_by_row", np.exp(losses.all(labels=by_row).mean())),
             ("labels_are_inputs", np.exp(losses.all(labels=losses.fed).mean())),
             ("softmax_twice", np.exp(losses.all(lambda scores, right: oracle.nats(softmax(scores), right)).mean())),
+            ("over_rows", np.exp(-losses.all(lambda scores, right: picked(over_rows(scores), right)).mean())),
             ("not_normalised", np.exp(-losses.all(picked).mean())),
             ("not_normalised", np.exp(-losses.all(lambda scores, right: picked(softmax(scores), right)).mean())),
             *(("accuracy", value) for value in (hits, 1 - hits, 100 * hits, np.exp(1 - hits), np.exp(hits))),
@@ -166,6 +167,11 @@ def wrong_values(losses, mean, B, T):
 def softmax(scores):
     """Over the last axis."""
     return np.exp(oracle.log_softmax(scores))
+
+
+def over_rows(scores):
+    """log_softmax of scores [T, B, V] over all rows of a call, in place of the symbols."""
+    return oracle.log_softmax(scores.reshape(-1, scores.shape[-1]).T).T.reshape(scores.shape)
 
 
 def picked(scores, labels):
@@ -180,6 +186,36 @@ def test_uniform(student, rng, B, T, length):
     text = [int(i) for i in rng.integers(0, 11, length)]
     found, _ = evaluate(student, Uniform(rng, 11), text, B, T)
     assert_close(found, 11, "The perplexity of guessing among 11", PERPLEXITY)
+
+
+@pytest.mark.check("evaluate_perplexity")
+@pytest.mark.parametrize(("B", "T", "length"), [(1, 2, 301), (20, 25, 2_501)])
+def test_reads_all(student, rng, B, T, length):
+    """A text of many minibatches, or of many characters, is read to its end, too."""
+    model = Uniform(rng, 5)
+    evaluate(student, model, [int(i) for i in rng.integers(0, 5, length)], B, T)
+    count = sum(symbols.size for symbols in model.fed)
+    if count < length - B * (T + 1):
+        raise Mistake("minibatch_skipped", f"Of {length} characters only {count} are read.")
+
+
+@pytest.mark.check("evaluate_perplexity")
+def test_overflow(student):
+    """A model that is wrong with all its might has the perplexity inf, or a huge one; it is no crash."""
+
+    def sure_of_the_same(inputs, state, is_recording, is_training):
+        symbols = as_indices(inputs, "The input handed to the model, [B, T],", 5)
+        return 2000 * np.eye(5, dtype="float32")[symbols.T.ravel()], state
+
+    text = [0, 1, 2, 3, 4] * 5
+    helpers = {"data_iter_consecutive": consecutive_for(text, [])}
+    model = [callback("begin_state", first_zeros), callback("model", sure_of_the_same)]
+    target = student.ref("evaluate_perplexity")
+    found = student.stubs.judge_evaluate(target, helpers, lambda: None, model, text, 1, 4, student.ctx)
+    with decoding("What evaluate_perplexity returns"):
+        value = float(found)
+    if value < 1e5:  # nan is no crash either; who adds 1e-6 to each p, lest it be 0, comes to 1e6
+        raise Mistake("loss_limited", f"Where -ln p is 2000 each time, evaluate_perplexity gives {value:.4g}.")
 
 
 @pytest.mark.check("evaluate_perplexity")

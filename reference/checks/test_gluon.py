@@ -98,6 +98,9 @@ def judge_rnn_model(student, rng, form, B, T):
     output, state = output_of(student.stubs.run_model(model, X), T, B, V)
     if V > 1 and (output >= 0).all() and np.allclose(output.sum(axis=1), 1):
         raise Mistake("softmax", "RNNModel returns probabilities.")
+    again, _ = output_of(student.stubs.run_model(model, X), T, B, V)
+    if not is_close(output, again, **FORWARD):
+        raise Mistake("remembers", "The same text, with the same first state, gives another output the second time.")
     assert_state(state, num_layers * B * width * (2 if kind == "lstm" else 1))
     with decoding("The weights of RNNModel"):
         named = [(str(name), as_array(value, name)) for name, value in student.stubs.read_params(model)]

@@ -91,6 +91,8 @@ def mistake_of_labels(at_x, at_y, length):
         return "crosses_the_end"
     if at_x.shape[1] > 1 and (ahead[:, :-1] == 1).all():
         return "last_label"
+    if (ahead == ahead[:, :1]).all() and np.unique(ahead[:, 0]).size > 1:
+        return "labels_of_other_rows"
     return "labels_are_inputs" if not ahead.any() else "labels_elsewhere"
 
 

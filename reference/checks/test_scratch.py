@@ -30,12 +30,13 @@ def test_to_onehot_example(student):
 ### BEGIN HIDDEN TESTS
 @pytest.mark.check("to_onehot")
 @pytest.mark.parametrize(
-    ("B", "T", "V"), [(3, 5, 7), (4, 2, 5), (3, 3, 4), (2, 6, 27), (1, 4, 3), (5, 1, 2), (1, 1, 4)]
+    ("B", "T", "V", "highest"),
+    [(3, 5, 7, 6), (4, 2, 5, 4), (3, 3, 4, 3), (2, 6, 27, 26), (1, 4, 3, 2), (5, 1, 2, 1), (1, 1, 4, 3), (2, 4, 9, 5)],
 )
-def test_to_onehot(student, rng, B, T, V):
-    """T arrays [B, V] with a one at each index, be it the first or the last; X stays as it was."""
-    X = rng.integers(0, V, B * T)
-    X[:2] = [V - 1, 0][: X.size]
+def test_to_onehot(student, rng, B, T, V, highest):
+    """T arrays [B, V] with a one at each index, be it the first or the last, or if none is the last; X stays."""
+    X = rng.integers(0, highest + 1, B * T)
+    X[:2] = [highest, 0][: X.size]
     X = rng.permutation(X).reshape(B, T).astype("float32")
     call = f"to_onehot(X [{B}, {T}], {V})"
     with decoding(f"What {call} returns"):
@@ -64,6 +65,7 @@ def diagnose_onehot(student, found, X, V):
         ("same_step", right[[0] * len(right)]),
         ("same_step", right[[-1] * len(right)]),
         ("wrong_sizes", oracle.to_onehot(X, own)),
+        ("as_wide_as_data", oracle.to_onehot(X, X.max() + 1)),
     ]
     name_mistake(found, right, known)
     small = [array for array in found if array.size <= MOST_SYMBOLS]
@@ -150,6 +152,8 @@ def mistake_of_weight(value):
         return "repeated"
     if np.abs(value - value.mean()).max() < 2 * spread:  # a uniform distribution ends at 1.73 standard deviations
         return "not_normal"
+    if abs(value.mean()) > 1.1 * spread:
+        return "off_centre"
     if abs(spread / 0.01 - 1) > error:
         return "wrong_spread"
     return "off_centre" if abs(value.mean()) > 0.06 / np.sqrt(value.size) else ""
