@@ -602,10 +602,8 @@ def _quick_layers():
     calls, or overrides it in a layer, is not spared anything.
     """
     kernel = rnn_layer._RNNLayer._forward_kernel
-    are_own = all(
-        getattr(getattr(one, "__code__", None), "co_filename", "") == origin
-        for one, origin in ((kernel, rnn_layer.__file__), (nd.RNN, "<string>"), (nd._internal._rnn_param_concat, "<string>"))
-    )
+    made_at = {kernel: rnn_layer.__file__, nd.RNN: "<string>", nd._internal._rnn_param_concat: "<string>"}
+    are_own = all(getattr(getattr(one, "__code__", 0), "co_filename", 0) == file for one, file in made_at.items())
     if are_own:
         rnn_layer._RNNLayer._forward_kernel = functools.partialmethod(_forward_kernel, kernel)
     try:

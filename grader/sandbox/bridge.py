@@ -6,12 +6,13 @@ code does wrong arrives as a StudentError with the outcome it stands for.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +92,7 @@ class Session:
         self._check_deadline = math.inf
         self._killed_for: Outcome | None = None
         self._over: SessionOver | None = None
+        self._asked: tuple[list[Callable[..., Any]], float] = ([], 0.0)  # callbacks and deadline of the last request
         self._closed = threading.Event()
         self._oom_kills = oom_kills()
         job = {
@@ -226,18 +228,34 @@ class Session:
 
     def request(self, message: dict[str, Any], values: Mapping[str, Any] | None = None) -> Any:
         """One request and its answer. Raises StudentError; SessionOver if nothing more can be asked."""
+        self.ask(message, values)
+        return self.answer()
+
+    def ask(self, message: dict[str, Any], values: Mapping[str, Any] | None = None) -> None:
+        """Send a request; its answer must be taken before the next one is sent. Raises as `request` does."""
         if self._over:
             raise self._over
-        callbacks: list[Callable[..., Any]] = []
         deadline = min(self._check_deadline, time.monotonic() + self.limits.check_wall_s)
-        try:
-            self._send(message, values or {}, callbacks, deadline)
+        self._asked = ([], deadline)
+        with self._hearing():
+            self._send(message, values or {}, *self._asked)
+
+    def answer(self) -> Any:
+        """The answer to what was asked. Raises as `request` does."""
+        callbacks, deadline = self._asked
+        with self._hearing():
             while True:
                 answer, body = self._receive(deadline)
                 if "callback" not in answer:
                     break
                 self._call_back(answer, body, callbacks, deadline)
             return self._answered(answer, body)
+
+    @contextlib.contextmanager
+    def _hearing(self) -> Iterator[None]:
+        """What goes wrong with the conversation becomes a StudentError, or SessionOver."""
+        try:
+            yield
         except TimeoutError:
             raise self._interrupt() from None
         except (EOFError, OSError, wire.WireError) as error:
