@@ -602,8 +602,8 @@ def _quick_layers():
     calls, or overrides it in a layer, is not spared anything.
     """
     kernel = rnn_layer._RNNLayer._forward_kernel
-    made_at = {kernel: rnn_layer.__file__, nd.RNN: "<string>", nd._internal._rnn_param_concat: "<string>"}
-    are_own = all(getattr(getattr(one, "__code__", 0), "co_filename", 0) == file for one, file in made_at.items())
+    places = (kernel, rnn_layer.__file__), (nd.RNN, "<string>"), (nd._internal._rnn_param_concat, "<string>")
+    are_own = all(getattr(getattr(one, "__code__", 0), "co_filename", 0) == file for one, file in places)
     if are_own:
         rnn_layer._RNNLayer._forward_kernel = functools.partialmethod(_forward_kernel, kernel)
     try:
@@ -617,11 +617,10 @@ def _forward_kernel(layer, plain, F, inputs, states, sequence_length, **params):
     """Takes the place of the method of that name, where it is sure to answer the same; else calls it."""
     is_inference = F is nd and not autograd.is_recording() and not autograd.is_training()
     is_usual = layer._projection_size is None and not layer._use_sequence_length
-    if not is_inference or not is_usual or not all(map(_is_plain, [inputs, *states, *params.values()])):
+    is_spared = is_inference and is_usual and all(map(_is_plain, [inputs, *states]))
+    laid_out = _laid_out(layer, params) if is_spared else None
+    if laid_out is None:
         return plain(layer, F, inputs, states, sequence_length, **params)
-    sides = ["l", "r"][: layer._dir]
-    order = itertools.product(("weight", "bias"), range(layer._num_layers), sides, ("i2h", "h2h"))
-    laid_out = _laid_out(layer, [params[f"{side}{i}_{gate}_{kind}"] for kind, i, side, gate in order])
     is_batch_first = layer._layout == "NTC"
     outputs, *states = laid_out.run(layer, inputs.swapaxes(0, 1) if is_batch_first else inputs, states)
     return outputs.swapaxes(0, 1) if is_batch_first else outputs, states
@@ -634,17 +633,20 @@ def _is_plain(array):
 class _LaidOut:
     """Parameters of a recurrent layer as one vector, and the operators that have prepared themselves for it."""
 
-    def __init__(self, arrays):
-        self.vector, self.shapes = _in_rows(arrays), [array.shape for array in arrays]
-        self.bytes = [4 * math.prod(shape) for shape in self.shapes]
+    def __init__(self, layer, params):
+        sides = ["l", "r"][: layer._dir]
+        order = itertools.product(("weight", "bias"), range(layer._num_layers), sides, ("i2h", "h2h"))
+        names = [f"{side}{i}_{gate}_{kind}" for kind, i, side, gate in order]
+        self.params, self.arrays = params, [params[name] for name in names]
+        self.vector, self.bytes = _in_rows(self.arrays), [4 * array.size for array in self.arrays]
         self.has_lasted, self.operators = False, {}
 
-    def holds(self, arrays):
-        """Whether the vector is still what these arrays hold: their numbers may be changed at any time."""
-        if self.shapes != [array.shape for array in arrays]:
+    def holds(self, params):
+        """Whether the vector is still what the layer's arrays hold: their numbers may be changed at any time."""
+        if params.keys() != self.params.keys() or any(params[name] is not self.params[name] for name in params):
             return False
         place = _address(self.vector)
-        for array, length in zip(arrays, self.bytes, strict=True):
+        for array, length in zip(self.arrays, self.bytes, strict=True):
             if _memcmp(_address(array), place, length):
                 return False
             place += length
@@ -681,15 +683,17 @@ class _LaidOut:
 _laid_out_last: dict = {}  # by the number of the layer
 
 
-def _laid_out(layer, arrays):
-    """The parameters of a layer, as they are now."""
+def _laid_out(layer, params):
+    """The parameters of a layer, as they are now; None if they are arrays of another kind."""
     found = _laid_out_last.get(id(layer))
-    if found and found.holds(arrays):
+    if found and found.holds(params):
         found.has_lasted = True
         return found
+    if not all(map(_is_plain, params.values())):
+        return None
     if len(_laid_out_last) >= MOST_LAYERS:
         _laid_out_last.clear()
-    _laid_out_last[id(layer)] = found = _LaidOut(arrays)
+    _laid_out_last[id(layer)] = found = _LaidOut(layer, params)
     return found
 
 
