@@ -131,12 +131,13 @@ class _Readers:
             for model, session in list(self._sessions.items()):
                 if model in self.wrong:
                     continue
-                answer, started = None, time.monotonic()
+                answer: Callable[[], Any] | None = None
+                started = time.monotonic()
                 with self._watched(model):
                     answer = self._student.begin(step, session, shown)
                 self._look_at(came, take)
                 came = None
-                if answer:  # it is waited for even if the one before was wrong
+                if answer is not None:  # it is waited for even if the one before was wrong
                     with self._watched(model):
                         came = (model, t, answer())
                         self._bill(model, time.monotonic() - started)
