@@ -118,18 +118,44 @@ class _Readers:
             with self._watched(model):
                 self._sessions[model] = student.keep(student.stubs.ref("open_model"), model, rows)
 
-    def step(self, symbols: Array, take: Callable[[str, Array], None]) -> None:
-        """Show these symbols [rows] to each model; `take` gets its ln p of the next one [rows, V]."""
-        shown = symbols.astype(np.uint8)
-        for model, session in list(self._sessions.items()):
-            with self._watched(model):
+    def read(self, texts: Array, take: Callable[[str, int, Array], None]) -> None:
+        """Show texts [rows, T] to each model, symbol by symbol.
+
+        `take(model, t, ln p of what follows symbol t [rows, V])` is called for each answer, in their order, while the
+        next one is worked out: what is shown then was chosen before, and all scores for it are here.
+        """
+        step = self._student.stubs.ref("step")
+        came: tuple[str, int, Any] | None = None  # an answer that nobody has looked at
+        for t in range(texts.shape[1]):
+            shown = np.ascontiguousarray(texts[:, t], np.uint8)
+            for model, session in list(self._sessions.items()):
+                if model in self.wrong:
+                    continue
+                answer: Callable[[], Any] | None = None
                 started = time.monotonic()
-                scores = self._student.stubs.step(session, shown)
-                if model in self._left:
-                    self._left[model] -= time.monotonic() - started
-                    if self._left[model] < 0:
-                        raise StudentError(Outcome.TIMED_OUT, "The model took too long to read a text.")
-                take(model, log_softmax(_checked(scores, self._rows)))
+                with self._watched(model):
+                    answer = self._student.begin(step, session, shown)
+                self._look_at(came, take)
+                came = None
+                if answer is not None:  # it is waited for even if the one before was wrong
+                    with self._watched(model):
+                        came = (model, t, answer())
+                        self._bill(model, time.monotonic() - started)
+        self._look_at(came, take)
+
+    def _look_at(self, came: tuple[str, int, Any] | None, take: Callable[[str, int, Array], None]) -> None:
+        """An answer that is not as it should be is its own model's mistake."""
+        if came is None or came[0] in self.wrong:
+            return
+        model, t, scores = came
+        with self._watched(model):
+            take(model, t, log_softmax(_checked(scores, self._rows)))
+
+    def _bill(self, model: str, used_s: float) -> None:
+        if model in self._left:
+            self._left[model] -= used_s
+            if self._left[model] < 0:
+                raise StudentError(Outcome.TIMED_OUT, "The model took too long to read a text.")
 
     @contextlib.contextmanager
     def _watched(self, model: str) -> Iterator[None]:
@@ -138,7 +164,7 @@ class _Readers:
         except SessionOver as error:
             raise ModelEnded(error, model) from error
         except StudentError as error:
-            self.wrong[model] = error
+            self.wrong.setdefault(model, error)
             self._sessions.pop(model, None)
 
 
@@ -168,26 +194,24 @@ def lockstep_nats(
     nats = {model: np.empty((lanes, steps + 1 - WARM_UP_CHARS)) for model in models}
     sampled = {model: np.empty((len(sample), steps, len(ALPHABET))) for model in models}
 
-    def take(model: str, log_p: Array) -> None:
+    def take(model: str, t: int, log_p: Array) -> None:
         _require_same(log_p[seconds], log_p[twins], "at two places of the batch")
         sampled[model][:, t] = log_p[firsts[sample]]
         if t + 1 >= WARM_UP_CHARS:
             nats[model][:, t + 1 - WARM_UP_CHARS] = -log_p[firsts, text[:, t + 1]]
 
-    def take_again(model: str, log_p: Array) -> None:
+    def take_again(model: str, t: int, log_p: Array) -> None:
         _require_same(log_p[places], sampled[model][:, t], "when it is asked again")
 
     readers = _Readers(student, models, len(rows), patience or {})
-    for t in range(steps):
-        readers.step(text[rows, t], take)
+    readers.read(text[rows, :-1], take)
     wrong = readers.wrong
     if again:
         others = np.roll(text[rng.choice(lanes, len(sample))], steps // 2, axis=1)
         mixed = rng.permutation(2 * len(sample))
         shown, places = np.concatenate([text[sample], others])[mixed], np.argsort(mixed)[: len(sample)]
         readers = _Readers(student, [model for model in models if model not in wrong], len(shown), patience or {})
-        for t in range(steps):
-            readers.step(shown[:, t], take_again)
+        readers.read(shown[:, :-1], take_again)
         wrong = wrong | readers.wrong
     return {
         model: wrong.get(model) or Reading(nats=nats[model], sample=text[sample], sample_log_p=sampled[model])

@@ -120,6 +120,8 @@ def reading(assignment: Assignment, profile: Profile, tier: str, chars: int, run
 
     The models are those of the assignment's solution, hardly trained. Teacher forcing is what the solution's own
     evaluation does, without a sandbox: the same text, many characters at once, and no grader that waits for anything.
+    What lock-step adds to that is told from what a step of one character costs by a floor of its own: the steps of
+    lock-step, without a sandbox and with nobody to ask for them.
 
     Raises:
         AssignmentError: there is no solution, or its models cannot be measured.
@@ -147,13 +149,15 @@ def _reading(student: Student, teacher: Student, bench: Bench, curves: Sequence[
     models = [curve.model for curve in curves]
     text = lanes_of(indices(bench.split.held_out), LANES)
 
-    def figure(what: str, act: Callable[[], None], forced: Sequence[str]) -> Figure:
-        times_s, floors_s = _in_turns(act, lambda: _force(teacher, forced, text), runs)
-        return Figure(what=what, floor="teacher forcing", times_s=times_s, floors_s=floors_s)
+    def figure(what: str, act: Callable[[], None], forced: Sequence[str], *, alone: bool = False) -> Figure:
+        times_s, floors_s = _in_turns(act, lambda: (_step if alone else _force)(teacher, forced, text), runs)
+        floor = "the same steps, alone" if alone else "teacher forcing"
+        return Figure(what=what, floor=floor, times_s=times_s, floors_s=floors_s)
 
     found = [
-        figure(f"{model}: held-out text once, in lock-step", functools.partial(_read, student, [model], text), [model])
-        for model in models
+        figure(f"{m}: held-out text once, in lock-step", functools.partial(_read, student, [m], text), [m], alone=a)
+        for m in models
+        for a in (False, True)
     ]
     found.append(
         figure("all: held-out text, and some lanes again", lambda: _read(student, models, text, again=True), models)
@@ -234,6 +238,12 @@ def _force(teacher: Student, models: Sequence[str], text: Array) -> None:
     for model in models:
         if teacher.stubs.own_perplexity(model, text.reshape(-1), len(text), at_once) is None:
             raise AssignmentError(f"{model} of the solution cannot be measured by its own evaluation.")
+
+
+def _step(teacher: Student, models: Sequence[str], text: Array) -> None:
+    """Read lanes [B, W + L] one character at a time, all in the process of the models."""
+    for model in models:
+        teacher.stubs.read_alone(model, text.astype(np.uint8))
 
 
 def _score(student: Student, curves: Sequence[Curve], bench: Bench) -> None:

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +96,7 @@ class Session:
         self._over: SessionOver | None = None
         self._exit_status: object = None  # of the kernel, by the word of the sandbox
         self.was_killed = False  # by something unknown: see _cause
+        self._asked: tuple[list[Callable[..., Any]], float] = ([], 0.0)  # callbacks and deadline of the last request
         self._closed = threading.Event()
         self._oom_kills = oom_kills()
         job = {
@@ -244,18 +245,34 @@ class Session:
 
     def request(self, message: dict[str, Any], values: Mapping[str, Any] | None = None) -> Any:
         """One request and its answer. Raises StudentError; SessionOver if nothing more can be asked."""
+        self.ask(message, values)
+        return self.answer()
+
+    def ask(self, message: dict[str, Any], values: Mapping[str, Any] | None = None) -> None:
+        """Send a request; its answer must be taken before the next one is sent. Raises as `request` does."""
         if self._over:
             raise self._over
-        callbacks: list[Callable[..., Any]] = []
         deadline = min(self._check_deadline, time.monotonic() + self.limits.check_wall_s)
-        try:
-            self._send(message, values or {}, callbacks, deadline)
+        self._asked = ([], deadline)
+        with self._hearing():
+            self._send(message, values or {}, *self._asked)
+
+    def answer(self) -> Any:
+        """The answer to what was asked. Raises as `request` does."""
+        callbacks, deadline = self._asked
+        with self._hearing():
             while True:
                 answer, body = self._receive(deadline)
                 if "callback" not in answer:
                     break
                 self._call_back(answer, body, callbacks, deadline)
             return self._answered(answer, body)
+
+    @contextlib.contextmanager
+    def _hearing(self) -> Iterator[None]:
+        """What goes wrong with the conversation becomes a StudentError, or SessionOver."""
+        try:
+            yield
         except TimeoutError:
             raise self._interrupt() from None
         except (EOFError, OSError, wire.WireError) as error:

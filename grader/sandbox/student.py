@@ -35,6 +35,14 @@ class Student:
             raise StudentError(Outcome.PROTOCOL_VIOLATION, "A result that was to stay was sent.")
         return result
 
+    def begin(self, target: Ref | Handle, *args: Any) -> Callable[[], Any]:
+        """Begin to call; what is returned waits for the result, and must be called before anything else is asked.
+
+        Both raise StudentError.
+        """
+        self._session.ask({"op": "call", "keep": False}, {"target": target, "args": list(args), "kwargs": {}})
+        return self._session.answer
+
     def get(self, name: str) -> Any:
         """The value of a global. Raises StudentError (MISSING) if there is none."""
         return self._session.request({"op": "get", "name": name})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,17 +108,79 @@ def test_weights_are_read_as_the_network_that_they_belong_to(model: str, kind: s
     assert readable.scores("my own", params, X.asnumpy().astype(int), V) == []
 
 
-@pytest.mark.parametrize(("kind", "num_layers"), [("rnn", 1), ("gru", 1), ("lstm", 1), ("lstm", 2)])
-def test_reading_faster_changes_no_answer(kind: str, num_layers: int) -> None:
-    """A recurrent layer that is spared copying its parameters one by one computes the very same; later, as before."""
-    stubs = load_stubs({})
-    layer, inputs = stubs["make_layer"](kind, H, num_layers), nd.array(np.random.default_rng(1).normal(size=(T, B, V)))
+LAYERS = [gluon.rnn.RNN, gluon.rnn.GRU, gluon.rnn.LSTM, functools.partial(gluon.rnn.LSTM, num_layers=2)]
+
+
+@pytest.mark.parametrize("layout", ["TNC", "NTC"])
+@pytest.mark.parametrize("make", [*LAYERS, functools.partial(gluon.rnn.LSTM, bidirectional=True)])
+def test_reading_faster_changes_no_answer(make: Callable[..., Any], layout: str) -> None:
+    """A recurrent layer that is spared laying out its parameters computes the very same, also when these change."""
+    stubs, draw = load_stubs({}), np.random.default_rng(1)
+    layer = make(H, layout=layout)
     layer.initialize(mx.init.Uniform(0.5))
-    slow, operator = layer(inputs).asnumpy(), mx.nd._internal._rnn_param_concat
-    with stubs["_quick_layers"]():
-        assert np.array_equal(layer(inputs).asnumpy(), slow)
-        assert mx.nd._internal._rnn_param_concat is not operator
-    assert mx.nd._internal._rnn_param_concat is operator
+    states = layer.begin_state(batch_size=B), layer.begin_state(batch_size=B)
+    before = gluon.rnn.rnn_layer._RNNLayer._forward_kernel
+    for step in range(12):
+        inputs = nd.array(draw.normal(size=(1, B, V) if layout == "TNC" else (B, 1, V)))
+        with stubs["_quick_layers"]():
+            assert gluon.rnn.rnn_layer._RNNLayer._forward_kernel is not before
+            fast, *states[0][:] = _flat(layer(inputs, states[0]))
+        slow, *states[1][:] = _flat(layer(inputs, states[1]))
+        for mine, theirs in zip([fast, *states[0]], [slow, *states[1]], strict=True):
+            assert np.array_equal(mine.asnumpy(), theirs.asnumpy())
+        param = list(layer.collect_params().values())[step % 4]
+        if step in (3, 4, 7):
+            param.data()[:] *= 1.5  # as a trainer does
+        elif step == 9:
+            param.set_data(nd.random.normal(shape=param.shape))
+        elif step == 10:
+            param.initialize(mx.init.Uniform(0.7), force_reinit=True)
+    assert gluon.rnn.rnn_layer._RNNLayer._forward_kernel is before
+
+
+def _flat(answer: Any) -> list[Any]:
+    output, states = answer
+    return [output, *states]
+
+
+def test_reading_faster_leaves_what_the_student_made() -> None:
+    """A method that a layer overrides, an operator of the notebook's own and a recorded gradient are as ever."""
+    stubs, inputs = load_stubs({}), nd.array(np.random.default_rng(1).normal(size=(1, B, V)))
+
+    class Twice(gluon.rnn.GRU):
+        def _forward_kernel(self, *args: Any, **kwargs: Any) -> Any:
+            outputs, states = super()._forward_kernel(*args, **kwargs)
+            return 2 * outputs, states
+
+    class Negative(gluon.rnn.GRU):
+        def forward(self, *args: Any) -> Any:
+            outputs, states = super().forward(*args)
+            return -outputs, states
+
+    for made in (Twice(H), Negative(H), gluon.rnn.GRU(H)):
+        made.initialize(mx.init.Uniform(0.5))
+        state, operator = made.begin_state(batch_size=B), nd.RNN
+        plain = made(inputs, state)[0].asnumpy()
+        weight = next(iter(made.collect_params().values()))
+        with autograd.record():
+            loss = made(inputs, state)[0].sum()
+        loss.backward()
+        gradient = weight.grad().asnumpy()
+        assert gradient.any()
+        weight.zero_grad()
+        with stubs["_quick_layers"]():
+            for _ in range(3):
+                assert np.array_equal(made(inputs, state)[0].asnumpy(), plain)
+            with autograd.record():
+                loss = made(inputs, state)[0].sum()
+            loss.backward()
+            assert np.array_equal(weight.grad().asnumpy(), gradient)
+        nd.RNN = lambda *args, operator=operator, **kwargs: [3 * one for one in operator(*args, **kwargs)]
+        try:
+            with stubs["_quick_layers"]():
+                assert np.array_equal(made(inputs, state)[0].asnumpy(), 3 * plain)
+        finally:
+            nd.RNN = operator
 
 
 @pytest.mark.parametrize("activation", [np.tanh, oracle.linear])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -47,6 +49,9 @@ class FakeStudent:
     def keep(self, target: str, name: str, lanes: int) -> str:
         self.shown[name] = []
         return name
+
+    def begin(self, target: str, *args: Any) -> Callable[[], Any]:
+        return functools.partial(getattr(self, target), *args)
 
     def step(self, name: str, symbols: list[int]) -> Any:
         self.shown[name].append(symbols)
@@ -131,6 +136,52 @@ def test_a_model_sees_a_character_only_after_it_has_committed() -> None:
     once = list(range(1, lanes.shape[1]))
     assert seen == [*once, *once]
     assert nats.shape == (2, lanes.shape[1] - WARM_UP_CHARS)
+
+
+class Slow(FakeStudent):
+    """One that writes down when a model is shown characters, and when its scores have come."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.events: list[tuple[str, str]] = []
+
+    def begin(self, target: str, *args: Any) -> Callable[[], Any]:
+        self.events.append(("shown", args[0]))
+
+        def answer() -> Any:
+            scores = self.step(*args)
+            self.events.append(("came", args[0]))
+            return scores
+
+        return answer
+
+
+def test_nothing_is_shown_before_the_scores_of_every_model_have_come() -> None:
+    """Scores are looked at while the next ones are worked out, but all are here before the next character leaves."""
+    student = Slow(lambda shown: np.zeros((len(shown), V)))
+    lanes = lanes_of(np.arange(80) % V, 2)
+    lockstep_nats(student, ["first", "second"], lanes, np.random.default_rng(0))
+    one_step = [("shown", "first"), ("came", "first"), ("shown", "second"), ("came", "second")]
+    assert student.events == one_step * (lanes.shape[1] - 1)
+
+
+def test_scores_that_are_none_cost_no_other_model_an_answer() -> None:
+    """One whose scores are wrong, at a step when others go on, is asked no more; these are measured to the end."""
+    student = Slow(None)
+    student.model = lambda shown: np.full((len(shown), V), np.nan if shown.shape[1] == 7 and now() == "bad" else 0.0)
+
+    def now() -> str:
+        return student.events[-1][1]
+
+    lanes = lanes_of(np.arange(80) % V, 2)
+    for models in (["bad"], ["bad", "good"], ["good", "bad"]):
+        student.events.clear()
+        found = lockstep_nats(student, models, lanes, np.random.default_rng(0))
+        assert isinstance(found["bad"], StudentError)
+        asked = 8 if models == ["bad"] else 7  # alone, it was shown the next character when that was seen
+        assert student.events.count(("shown", "bad")) == student.events.count(("came", "bad")) == asked
+        if "good" in models:
+            np.testing.assert_allclose(found["good"].nats, np.log(V))
 
 
 @pytest.mark.parametrize(
