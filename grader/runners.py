@@ -31,7 +31,7 @@ from grader.config import check_files
 from grader.errors import InfrastructureError, PackageMissing, SandboxUnavailable
 from grader.executors import PR_SET_PDEATHSIG, Attempt, LocalWorkers, grade_here
 from grader.intake import MAX_PARAMS_BYTES, read_bounded
-from grader.sandbox.selftest import require
+from grader.sandbox.proofs import require_proven
 from grader.sandbox.tiers import NONE
 from grader.types import Submission
 from grader.unzip import MAX_FILE_BYTES
@@ -135,7 +135,7 @@ def _hire(sha256: str, limit_s: float | None) -> LocalWorkers:
         if bench and bench.tier == NONE:
             raise SandboxUnavailable("a runner grades nothing without a sandbox")
         if bench:
-            require(bench.tier)
+            require_proven(bench.tier)
         _hired[sha256] = (LocalWorkers(1, bench, limit_s), folder)
     return _hired[sha256][0]
 

@@ -16,7 +16,8 @@ import pytest
 from typer.testing import CliRunner
 
 from grader.bench import Bench, set_up
-from grader.cli import app, machine
+from grader.cli import machine
+from grader.cli.root import app
 from grader.config import load_assignment
 from grader.disclose import CPU_INSTEAD
 from grader.errors import InfrastructureError, RuntimeUnavailable

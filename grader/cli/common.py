@@ -19,7 +19,8 @@ from grader.gradebook import Gradebook
 from grader.outputs import write_text
 from grader.place import ADDRESS, PASSWORD, Place, address, place_of, shown
 from grader.sandbox.devices import usable_gpus
-from grader.sandbox.selftest import require, require_device
+from grader.sandbox.proofs import require_proven
+from grader.sandbox.selftest import require_device
 from grader.sandbox.tiers import pick_tier
 from grader.terminal import say
 from grader.types import Assignment, Profile
@@ -67,7 +68,7 @@ def usable_tier(allow_unsandboxed: bool) -> str:
     """The sandbox of this machine, proven. Raises SandboxUnavailable."""
     try:
         tier = pick_tier()
-        require(tier)
+        require_proven(tier)
     except SandboxUnavailable:
         if not allow_unsandboxed:
             raise

@@ -208,8 +208,11 @@ def promised(tier: str) -> list[str]:
     return [name for name in PROMISES if name not in NOT_PROMISED.get(tier, ())]
 
 
-def require(tier: str) -> None:
-    """Refuse a sandbox that does not keep every promise that it makes, however started. Raises SandboxUnavailable."""
+def require(tier: str) -> bool:
+    """Refuse a sandbox that does not keep every promise that it makes, however started.
+
+    Whether that was proven of copies of a warm template, too. Raises SandboxUnavailable.
+    """
     with ThreadPoolExecutor(1, "proof") as beside:
         cold = beside.submit(prove, tier)
         proofs = [(True, prove(tier, warm=True))] if can_be_warm(tier) else []
@@ -222,6 +225,12 @@ def require(tier: str) -> None:
                 f"the sandbox does not hold here: not kept is «{broken[0]}» ({len(broken)} in all){remedy}."
             )
     end_templates()  # that of a submission begins with another environment, and hides other folders
+    return len(proofs) > 1
+
+
+def is_to_be_warm(tier: str) -> bool:
+    """Whether sandboxes of this tier start as copies of a warm template unless something goes wrong."""
+    return tier in tiers.WARM and os.environ.get(OFF) != "0"
 
 
 def can_be_warm(tier: str) -> bool:
