@@ -157,9 +157,25 @@ def standing_of(out: Path) -> tuple[Standing, bool]:
     path = out / STATUS
     try:
         standing = Standing(**json.loads(path.read_text(encoding="utf-8")))
+        _require_sound(standing)
     except (OSError, ValueError, TypeError):
         raise UsageError(f"{out} holds no batch: name the folder that `grader grade -o` writes to.") from None
     return standing, _is_held(out / LOCK)
+
+
+def _require_sound(standing: Standing) -> None:
+    """Raises TypeError for a file that somebody else wrote."""
+    plain = {"by_status": dict, "faults": dict, "running": dict, "is_over": bool}
+    for one in dataclasses.fields(standing):
+        if not isinstance(getattr(standing, one.name), plain.get(one.name, (int, float))):
+            raise TypeError(one.name)
+    counts = [
+        *standing.by_status.values(),
+        *standing.faults.values(),
+        *(since for _, since in standing.running.values()),
+    ]
+    if not all(isinstance(count, int | float) for count in counts):
+        raise TypeError("a count")
 
 
 def _is_held(lock: Path) -> bool:

@@ -118,9 +118,10 @@ def standing_table(standing: Standing, now: float) -> Group:
         table.add_row(escape(student_id), escape(worker), _duration(now - since))
     if len(oldest) > MOST_SHOWN:
         table.add_row(f"and {len(oldest) - MOST_SHOWN} more", "", "")
-    bar_line = ProgressBar(total=max(1, standing.total), completed=standing.done, width=60)
+    head = Table.grid(padding=(0, 2))
+    head.add_row(ProgressBar(total=max(1, standing.total), completed=standing.done, width=30), "  ".join(counts))
     faults = [f"[yellow]{count} x tried again: {escape(what)}[/]" for what, count in standing.faults.items()]
-    return Group(bar_line, "  ".join(counts), *([table] if oldest else []), *faults)
+    return Group(head, *([table] if oldest else []), *faults)
 
 
 def _duration(seconds: float) -> str:

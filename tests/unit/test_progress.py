@@ -1,0 +1,89 @@
+"""How a batch stands: what its events add up to, and what another terminal reads of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from grader.batch import Event
+from grader.errors import UsageError
+from grader.progress import STATUS, Progress, Standing, as_json, log_of, standing_of
+from grader.types import Status
+from tests.unit.records import a_grade
+
+
+def event(kind: str, student_id: str, **more: object) -> Event:
+    return Event(kind=kind, student_id=student_id, **more)  # type: ignore[arg-type]
+
+
+def test_what_is_done_runs_and_waits_adds_up_to_the_class() -> None:
+    """After any event: those done, in hand and waiting are everybody."""
+    standing = Standing(total=4, started_at=0.0)
+    steps = [
+        event("known", "ada", grade=a_grade("ada")),
+        event("started", "bob"),
+        event("running", "bob", worker="worker 1"),
+        event("started", "cy"),
+        event("failed", "cy", message="its disk is full"),
+        event("graded", "bob", grade=a_grade("bob", wall_time_s=10.0)),
+    ]
+    for now, step in enumerate(steps):
+        standing.take(step, float(now))
+        assert standing.done + len(standing.running) + standing.waiting == 4
+    assert (standing.done, standing.known, standing.waiting, standing.faults) == (2, 1, 2, {"its disk is full": 1})
+    assert standing.eta_s(6.0) == pytest.approx(10.0)  # two were in hand at once at most, and two wait: 10 s each
+
+
+def test_a_grade_that_is_withdrawn_is_not_done() -> None:
+    """Until it is graded again; then it counts once."""
+    standing = Standing(total=1, started_at=0.0)
+    grade = a_grade("ada")
+    for step in (event("graded", "ada", grade=grade), event("withdrawn", "ada", grade=grade, message="why")):
+        standing.take(step, 0.0)
+    assert (standing.done, standing.waiting, standing.by_status) == (0, 1, {"graded": 0})
+    standing.take(event("graded", "ada", grade=grade), 1.0)
+    assert (standing.done, standing.by_status) == (1, {"graded": 1})
+
+
+def test_another_terminal_reads_how_it_stands(tmp_path: Path) -> None:
+    """During the batch and after its end; the log of each student says what became of every attempt."""
+    with Progress(tmp_path, 2, lambda event, standing: None) as progress:
+        progress(event("started", "ada"))
+        progress(event("failed", "ada", message="its disk is full", worker="worker 1"))
+        progress(event("graded", "ada", grade=a_grade("ada"), log="notebook: PASSED"))
+        assert not standing_of(tmp_path)[0].is_over
+    standing, is_held = standing_of(tmp_path)
+    assert (standing.done, standing.is_over, is_held) == (1, True, False)
+    log = log_of(tmp_path, "ada").read_text()
+    assert "by worker 1: not graded, tried again: its disk is full" in log
+    assert "    notebook: PASSED" in log
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"total": 3, "started_at": 1, "running": 5}',
+        '{"total": 3, "started_at": 1, "running": {"ada": 5}}',
+        '{"total": 3, "started_at": 1, "running": {"ada": ["worker 1", "soon"]}}',
+        '{"total": "3", "started_at": 1}',
+        '{"total": 3, "started_at": 1, "by_status": {"graded": "many"}}',
+    ],
+)
+def test_a_status_that_is_none_is_refused_with_a_sentence(tmp_path: Path, found: str) -> None:
+    """Whatever the file holds."""
+    (tmp_path / STATUS).write_text(found)
+    with pytest.raises(UsageError, match="holds no batch"):
+        standing_of(tmp_path)
+
+
+def test_an_event_is_one_line_for_a_machine() -> None:
+    """With the grade, without its notebook."""
+    grade = a_grade("ada", status=Status.GRADED, score=3.0, notebook_json="secret")
+    line = json.loads(as_json(event("graded", "ada", grade=grade), Standing(total=1, started_at=0.0)))
+    assert (line["event"], line["student_id"], line["score"], line["status"]) == ("graded", "ada", 3.0, "graded")
+    assert "secret" not in json.dumps(line)
