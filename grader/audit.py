@@ -1,8 +1,9 @@
 """Whether what runners send is true: some submissions are graded by two of them, and if these differ by this machine.
 
 A runner's first answer is always put to this test, and until it has passed nothing else of that runner is believed;
-later answers are drawn at random. Whom another runner and this machine contradict is exposed: what was recorded on its
-word alone is graded again.
+later answers are drawn at random. Whom another runner and this machine contradict is put to the test again; if it fails
+twice on end, it is exposed: what was recorded on its word alone is graded again. Once is no proof: a notebook may come
+out differently each time.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Audit:
         self._on_trial: set[str] = set()  # those whose first answer nobody has confirmed yet
         self._held: defaultdict[str, list[Answer]] = defaultdict(list)  # of workers on trial
         self._alone: defaultdict[str, list[tuple[Submission, Grade]]] = defaultdict(list)  # recorded, by one's word
+        self._doubted: set[str] = set()  # those that were contradicted when they were last put to the test
         self._exposed: set[str] = set()
 
     def heard(self, student_id: str) -> list[str]:
@@ -74,15 +76,15 @@ class Audit:
     def give_up(self, student_id: str) -> Ruling:
         """Nobody else can grade it: a single answer stands, of two that contradict each other none."""
         case = self._cases.pop(student_id, [])
-        return self._close(case, case[0] if len(case) == 1 else None)
+        return self._close(case, case[0] if len(case) == 1 else None, passed=set())
 
     def expose(self, worker: str) -> Ruling:
         """Believe a worker no longer."""
-        return self._close([], None, (worker,))
+        return self._close([], None, passed=set(), exposed=(worker,))
 
     def _is_drawn(self, worker: str) -> bool:
         if worker in self._tested:
-            return worker not in self._on_trial and random.SystemRandom().random() < self._share
+            return random.SystemRandom().random() < self._share
         self._tested.add(worker)
         self._on_trial.add(worker)
         return True
@@ -96,20 +98,35 @@ class Audit:
                 self._cases[student_id] = case
                 return Ruling(again=(first.submission,))
             self._cases.pop(student_id)
-            return self._close(case, first)
+            both = {first.worker, last.worker}
+            return self._close(case, first, passed=both if len(both) == 2 else set())
         self._cases.pop(student_id)
-        wrong = [answer.worker for answer in case[:2] if contradiction(answer.grade, last.grade)]
-        return self._close(case, last, tuple(wrong) if len(wrong) == 1 else ())
+        wrong = {answer.worker for answer in case[:2] if contradiction(answer.grade, last.grade)}
+        exposed = tuple(wrong & self._doubted) if len(wrong) == 1 else ()
+        self._doubted |= wrong if len(wrong) == 1 else set()
+        return self._close(case, last, passed={answer.worker for answer in case[:2]} - wrong, exposed=exposed)
 
-    def _close(self, case: list[Answer], stand: Answer | None, exposed: tuple[str, ...] = ()) -> Ruling:
-        """A case is decided: what was held of its workers stands; of those exposed nothing does."""
+    def _close(
+        self, case: list[Answer], stand: Answer | None, *, passed: set[str], exposed: tuple[str, ...] = ()
+    ) -> Ruling:
+        """A case is decided: what was held of those that passed stands; of those exposed nothing does.
+
+        Of the others what was held is graded again, and their next answer is put to the test as if it were the first.
+        """
         workers = {answer.worker for answer in case}
         stands = [self._believed(stand) if len(workers) == 1 else stand] if stand else []
+        again: list[Submission] = []
+        withdrawn: list[tuple[Submission, Grade]] = []
+        self._doubted -= passed
         for worker in workers - set(exposed):
+            held = self._held.pop(worker, [])
             self._on_trial.discard(worker)
-            self._tested.add(worker)
-            stands += [self._believed(answer) for answer in self._held.pop(worker, [])]
-        again, withdrawn = [], []
+            if worker in passed:
+                self._tested.add(worker)
+                stands += [self._believed(answer) for answer in held]
+            else:
+                self._tested.discard(worker)
+                again += [answer.submission for answer in held]
         for worker in exposed:
             self._exposed.add(worker)
             again += [answer.submission for answer in self._held.pop(worker, [])]

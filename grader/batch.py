@@ -21,7 +21,7 @@ from typing import Any
 from grader.audit import SHARE, Answer, Audit, Ruling
 from grader.bench import Bench
 from grader.errors import GraderError, InfrastructureError, SchedulerLost
-from grader.executors import Attempt, InProcess, LocalWorkers, Workers
+from grader.executors import Attempt, InProcess, LocalWorkers, Workers, grade_proven
 from grader.gradebook import Gradebook
 from grader.pipeline import unmeasured
 from grader.types import Grade, Submission
@@ -187,12 +187,19 @@ class _Batch:
         """Give each free worker one submission: a worker that is lost takes only what it held."""
         while self._put_off and self._put_off[0][0] <= time.monotonic():
             self._waiting.append(heapq.heappop(self._put_off)[-1])
-        for _ in range(min(slots - len(self._in_hand), len(self._waiting))):
+        free = slots - sum(who is self._workers for _, who in self._in_hand.values())
+        for _ in range(len(self._waiting)):
             submission = self._waiting.popleft()
-            self._tell("started", submission)
             heard = self._audit.heard(submission.student_id) if self._audit else []
-            who = self._judge if len(heard) > 1 else self._workers
-            self._in_hand[who.grade(submission, *heard[:1])] = submission, who
+            if len(heard) > 1:
+                self._tell("started", submission)
+                self._in_hand[self._judge.submit(grade_proven, submission)] = submission, self._judge
+            elif free > 0:
+                free -= 1
+                self._tell("started", submission)
+                self._in_hand[self._workers.grade(submission, *heard[:1])] = submission, self._workers
+            else:
+                self._waiting.append(submission)
 
     def _collect(self) -> None:
         """Record what is done; put off what a fault of ours hit, or record it as unknown when it keeps failing."""
@@ -203,8 +210,9 @@ class _Batch:
             worker = who.where(future)
             done = self._outcome(future, submission, who)
             if done.grade:
-                self._able.add(worker)
-                self._faults.pop(worker, None)
+                if who is self._workers:
+                    self._able.add(worker)
+                    self._faults.pop(worker, None)
                 self._take(Answer(submission=submission, worker=worker, attempt=done, grade=done.grade))
             else:
                 self._try_again(submission, who, worker, done)
@@ -226,6 +234,7 @@ class _Batch:
     def _follow(self, ruling: Ruling) -> None:
         for worker in ruling.exposed:
             self._workers.dismiss(worker)
+            self._able.discard(worker)
             for submission, grade in ruling.withdrawn:
                 why = f"it rested on the word of {worker} alone, whose verdicts others contradict"
                 self._record(unmeasured(submission, self._bench, f"The grade was withdrawn: {why}."))
@@ -249,7 +258,8 @@ class _Batch:
                 return done
             self._dismiss(worker)
             error = InfrastructureError(f"the grade that {worker or 'a runner'} sent was refused: {why}")
-        if isinstance(error, GraderError) and not isinstance(error, InfrastructureError) and not is_remote:
+        is_here = not self._workers.is_remote  # where it does not stand for what a single runner lacks
+        if isinstance(error, GraderError) and not isinstance(error, InfrastructureError) and is_here:
             raise error
         if isinstance(error, SchedulerLost):
             self._attempts[submission.student_id] -= 1
@@ -257,7 +267,7 @@ class _Batch:
         return Attempt(grade=None, fault=said, log="")
 
     def _dismiss(self, worker: str) -> None:
-        if self._audit:
+        if self._audit and worker:
             self._follow(self._audit.expose(worker))
 
     def _note_fault(self, student_id: str, worker: str) -> None:
@@ -270,6 +280,7 @@ class _Batch:
         others = self._able - {worker} or (worker not in self._able and self._workers.slots > 1)
         if self._workers.is_remote and worker and len(set(hit)) >= ATTEMPTS and others:
             self._workers.dismiss(worker)
+            self._able.discard(worker)
             self._attempts.subtract(self._faults.pop(worker))
 
     def _tell(self, kind: str, submission: Submission, worker: str = "", **more: Any) -> None:

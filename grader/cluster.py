@@ -159,9 +159,12 @@ class Cluster(Workers):
         key, outer = f"{self._name}-{next(self._numbers)}", Future[Any]()
         self._keys[outer] = key
         outer.set_running_or_notify_cancel()
-        others = self._offering - {avoid} if avoid else set()
+        others = self._offering if self._dismissed else set()  # one that was dismissed may still be there
+        if avoid:
+            elsewhere = {address for address in self._offering if _host(address) != _host(avoid)}
+            others = elsewhere or self._offering - {avoid}
         if others:
-            self._asked[outer] = others
+            self._asked[outer] = set(others)
         try:
             inner = self._executor.submit(answer, fn, args, key=key, workers=sorted(others) or None)
         except _GONE:
@@ -185,6 +188,7 @@ class Cluster(Workers):
 
     def dismiss(self, worker: str) -> None:
         self._dismissed.add(worker)
+        self._offering.discard(worker)
         with contextlib.suppress(Exception):  # if it cannot be reached, it can do no harm either
             self._client.run(leave, workers=[worker], on_error="ignore")
 
@@ -203,6 +207,8 @@ class Cluster(Workers):
     def _pass_on(self, inner: Future[Any], outer: Future[Any], key: str) -> None:
         """An outcome in the words of all executors."""
         error, value = self._received(inner, key)
+        if error is None and self._answered[key] not in self._asked.get(outer, {self._answered[key]}):
+            error = WorkerLost("somebody answered who was not asked")
         with contextlib.suppress(futures.InvalidStateError):  # given up meanwhile
             if error is None:
                 outer.set_result(value)
@@ -226,3 +232,8 @@ class Cluster(Workers):
         if isinstance(error, PackageMissing):
             self._scheduler_id = ""  # it is brought again
         return error, value
+
+
+def _host(address: str) -> str:
+    """The machine of an address such as tcp://10.0.0.7:8786."""
+    return address.rpartition(":")[0]

@@ -29,6 +29,7 @@ from weakref import WeakKeyDictionary
 from grader.bench import Bench
 from grader.errors import GraderError, InfrastructureError, WorkerLost
 from grader.pipeline import grade_submission
+from grader.sandbox.proofs import require_proven
 from grader.types import Grade, Submission
 
 MEMORY_BYTES = 4 << 30  # of a worker: what a check makes of an answer must not take the machine's
@@ -246,6 +247,16 @@ def grade_here(submission: Submission) -> Attempt:
     """In a worker process: grade one submission once."""
     assert _bench is not None
     return attempt(submission, _bench)
+
+
+def grade_proven(submission: Submission) -> Attempt:
+    """The same, once the sandbox has been proven on this machine: nobody need have done so before.
+
+    Raises SandboxUnavailable.
+    """
+    assert _bench is not None
+    require_proven(_bench.tier)
+    return grade_here(submission)
 
 
 @contextlib.contextmanager

@@ -139,9 +139,9 @@ class Gradebook:
             return {(row.student_id, row.key) for row in connection.execute(query)}
 
     def latest(self) -> list[Grade]:
-        """The last grade added for each student, by student id; `needs_regrade` never shadows a real one."""
+        """The last grade added for each student, by id; `needs_regrade` shadows a real one of its own key only."""
         found = self._read(GRADES.c.id.in_(sa.select(LATEST.c.grade_id)))
-        return sorted(found, key=lambda grade: grade.student_id)
+        return self._as_it_stands(found, LATEST)
 
     def counting(self, rules: Rules) -> list[Grade]:
         """The grade of each student that counts under these rules, by student id, with what its lateness costs.
@@ -164,7 +164,21 @@ class Gradebook:
         for grade_id, grade in zip(sorted(chosen), self._read(GRADES.c.id.in_(sorted(chosen))), strict=True):
             one = chosen[grade_id]
             found.append(replace(grade, late_days=one.late_days, late_penalty=one.late_penalty))
-        return sorted(found, key=lambda grade: grade.student_id)
+        return self._as_it_stands(found, COUNTING)
+
+    def _as_it_stands(self, grades: Sequence[Grade], view: sa.TableClause) -> list[Grade]:
+        """The grades of a view by student id; in the place of one that was withdrawn its withdrawal."""
+        later = GRADES.alias("later")
+        same = [later.c[name] == GRADES.c[name] for name in ("student_id", "key")]
+        withdraws = sa.and_(*same, later.c.id > GRADES.c.id, later.c.status == Status.NEEDS_REGRADE.value)
+        query = sa.select(sa.func.max(later.c.id)).select_from(GRADES).join(later, withdraws).group_by(GRADES.c.id)
+        query = query.where(GRADES.c.id.in_(sa.select(view.c.grade_id)), GRADES.c.status != later.c.status)
+        with plain_faults(self.place), self._engine.connect() as connection:
+            ids = list(connection.execute(query).scalars())
+        withdrawals = {grade.student_id: grade for grade in self._read(GRADES.c.id.in_(ids))} if ids else {}
+        return sorted(
+            (withdrawals.get(grade.student_id, grade) for grade in grades), key=lambda grade: grade.student_id
+        )
 
     def history(self, student_id: str) -> list[Grade]:
         """All grades of one student, in the order in which they were added."""

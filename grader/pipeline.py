@@ -127,13 +127,14 @@ def _handed_in(submission: Submission) -> tuple[bytes, dict[str, bytes]]:
 def _examine(notebook: bytes, params: Mapping[str, bytes], submission: Submission, bench: Bench) -> _Work:
     """Run the notebook and ask it everything; again in a fresh sandbox if a check wedged or killed the last one.
 
-    What may have been killed from outside is believed when it happens twice at the same place. No round begins when the
-    time for one sandbox is used up by those before it: no submission may hold up the batch.
+    What may have been killed from outside is believed when it happens twice at the same place, or at two places when
+    there is time for no more. No round begins when the time for one sandbox is used up by those before it: no
+    submission may hold up the batch.
 
     Raises:
         InfrastructureError: something killed its process, and there is no time to run it again.
     """
-    started, doubted, is_in_doubt = time.monotonic(), set[str](), False
+    started, doubted, is_in_doubt, ends = time.monotonic(), set[str](), False, 0
     work: _Work | None = None
     while work is None or time.monotonic() - started < bench.profile.limits.total_wall_s:
         with _session(notebook, params, bench) as session:
@@ -143,6 +144,7 @@ def _examine(notebook: bytes, params: Mapping[str, bytes], submission: Submissio
             found = work.copied() if work else _Work(execution, {}, {})
             if session.over is None:
                 _ask(session, found, bench.check_seed(submission), bench, params)
+        ends += session.over is not None
         new = set(found.outcomes()) - set(work.outcomes() if work else ())
         place = {name for name in new if found.outcomes()[name] in _ENDED} or {"the notebook"}
         is_in_doubt = session.was_killed and not place & doubted
@@ -154,9 +156,9 @@ def _examine(notebook: bytes, params: Mapping[str, bytes], submission: Submissio
         work = found
         if session.over is None or not new:
             break
-    if is_in_doubt:
+    if is_in_doubt and ends == 1:
         raise InfrastructureError("something killed the notebook's process, and the time for it was used up.")
-    return _fill(work, bench)
+    return _fill(found, bench)
 
 
 @contextmanager
@@ -233,7 +235,8 @@ def _ask(session: Session, work: _Work, seed: int, bench: Bench, params: Collect
     _load_params(session, student, work, params, bench)
     open_curves = [curve for curve in bench.profile.curves if curve.model not in work.scores]
     if work.open_class is None and session.over is None:
-        work.open_class = _open_class(student, bench)
+        chosen = _open_class(student, bench)
+        work.open_class = None if session.was_killed else chosen
     open_curves += [curve for curve in work.open_class or () if curve.model not in work.scores]
     asked_for = [curve.model for curve in open_curves if curve.points]
     reported = reported_perplexities(student, bench.assignment.reported, asked_for) if asked_for else {}

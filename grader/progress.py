@@ -143,7 +143,7 @@ def as_json(event: Event, standing: Standing) -> str:
     """One line for a machine."""
     line: dict[str, Any] = {"at": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "event": event.kind}
     line |= {"student_id": event.student_id, "worker": event.worker or None}
-    if event.grade:
+    if event.grade and event.kind != "withdrawn":
         grade = event.grade
         line |= {"status": grade.status.value, "score": grade.score, "max_score": grade.max_score}
         line |= {"wall_time_s": round(grade.wall_time_s, 3), "message": grade.message or None}

@@ -78,7 +78,9 @@ def grading_progress(out: Path, total: int, marking: Marking, *, json_lines: boo
                 return
             if event.kind == "failed":
                 say(f"           {escape(event.student_id)}: tried again, by a fault of ours: {escape(event.message)}")
-            if event.grade:
+            if event.kind == "withdrawn":
+                say(f"           {escape(event.student_id)}: the grade was withdrawn: {escape(event.message)}")
+            elif event.grade:
                 say(_graded_line(event, standing, marking, eta=live is None))
 
         progress = stack.enter_context(Progress(out, total, show))

@@ -38,7 +38,9 @@ def contradiction(one: Grade, other: Grade) -> str:
     for check_id, outcome in outcomes[0].items():
         if outcome != outcomes[1].get(check_id):
             return f"whether {check_id} {outcome.value}"
-    nats = [{score.model: score.nats_per_char for score in grade.perplexities} for grade in (one, other)]
+    nats = [
+        {score.model: score.nats_per_char for score in grade.perplexities if score.max_points} for grade in (one, other)
+    ]
     for model in sorted(set(nats[0]) | set(nats[1])):
         a, b = (found.get(model) for found in nats)
         if (a is None) != (b is None) or (a is not None and b is not None and abs(a - b) > SAME_NATS):

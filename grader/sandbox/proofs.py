@@ -23,11 +23,13 @@ from grader.sandbox.template import OFF
 
 VALID_S = 86_400.0
 _FACTS = (  # of this boot, this container and these rights
-    *("/proc/sys/kernel/random/boot_id", "/proc/version", "/proc/self/attr/current", "/sys/kernel/security/lsm"),
+    *("/proc/sys/kernel/random/boot_id", "/proc/version", "/proc/self/uid_map", "/proc/self/mountinfo"),
+    *("/proc/self/attr/current", "/sys/kernel/security/lsm"),
     *("/proc/sys/kernel/unprivileged_userns_clone", "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"),
     *("/proc/sys/user/max_user_namespaces", "/proc/sys/kernel/yama/ptrace_scope"),
 )
 _RIGHTS = ("Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp")
+PROGRAMS = ("bwrap", "unshare", "setpriv", "choom", "sh", "mount", "env")  # that sandboxes are started with
 _NAMESPACES = ("user", "pid", "mnt", "net", "ipc", "cgroup")
 
 
@@ -36,7 +38,11 @@ def require_proven(tier: str) -> None:
 
     Raises SandboxUnavailable.
     """
-    path = cache_folder() / "proofs" / _basis(tier)
+    try:
+        path = cache_folder() / "proofs" / _basis(tier)
+    except (OSError, RuntimeError):  # there is no home, or nothing to be known about a program
+        require(tier)
+        return
     if _holds(path):
         return
     is_proven_warm = require(tier)
@@ -44,7 +50,7 @@ def require_proven(tier: str) -> None:
         with contextlib.suppress(OSError):  # it is proven, and will be once more
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             for other in path.parent.iterdir():
-                if not _holds(other):
+                if len(other.name) == len(path.name) and not _holds(other):
                     other.unlink()
             write_whole(path, b"", mode=0o600)
 
@@ -66,7 +72,7 @@ def _basis(tier: str) -> str:
     facts += [line for line in _text("/proc/self/status").splitlines() if line.split(":")[0] in _RIGHTS]
     spaces = [Path("/proc/self/ns", name) for name in _NAMESPACES]
     facts += [str(space.readlink()) for space in spaces if space.is_symlink()]
-    programs = [sys.executable, *filter(None, (shutil.which(name, path=tiers.PATH) for name in ("bwrap", "unshare")))]
+    programs = [sys.executable, *filter(None, (shutil.which(name, path=tiers.PATH) for name in PROGRAMS))]
     for program in programs:
         real = Path(program).resolve()
         known = real.stat()

@@ -40,20 +40,49 @@ def test_nothing_of_a_runner_is_recorded_before_its_first_answer_is_confirmed() 
     assert students(take(audit, "dan", "b")) == ["dan"]
 
 
+def contradicted(audit: Audit, student_id: str, liar: str = "liar") -> Ruling:
+    """A runner says what another and this machine do not say."""
+    take(audit, student_id, liar, Outcome.FAILED)
+    assert again(take(audit, student_id, "b")) == [student_id]
+    assert audit.heard(student_id) == [liar, "b"]
+    return take(audit, student_id, HERE)
+
+
 def test_a_runner_that_forges_from_the_start_has_nothing_recorded() -> None:
-    """Its first answer is contradicted, this machine agrees with the other one, and all it sent is graded again."""
+    """Contradicted twice on end it is exposed; all it has sent meanwhile is graded again, and all it sends then."""
+    audit = Audit(0)
+    take(audit, "ann", "liar", Outcome.FAILED)
+    assert take(audit, "bob", "liar", Outcome.FAILED) == Ruling()
+    take(audit, "ann", "b")
+    ruling = take(audit, "ann", HERE)
+    assert [(one.submission.student_id, one.worker) for one in ruling.stands] == [("ann", HERE)]
+    assert (again(ruling), ruling.exposed, ruling.withdrawn) == (["bob"], (), ())
+    ruling = contradicted(audit, "cyd")
+    assert ruling.exposed == ("liar",)
+    assert again(take(audit, "dan", "liar")) == ["dan"]
+    assert students(take(audit, "bob", "b")) == ["bob"]
+
+
+def test_one_notebook_that_comes_out_at_random_exposes_nobody() -> None:
+    """Who was contradicted once is put to the test again, and is believed as before when that is passed."""
+    audit = Audit(1)
+    for student_id in ("ann", "bob"):
+        assert contradicted(audit, student_id, "honest").exposed == ()
+        assert again(take(audit, f"{student_id} 2", "honest")) == [f"{student_id} 2"]
+        assert students(take(audit, f"{student_id} 2", "b")) == [f"{student_id} 2"]
+
+
+def test_a_trial_that_nobody_could_decide_is_no_trial_passed() -> None:
+    """Neither by asking the same runner again nor by giving up: what was held is graded again, and so is the trial."""
     audit = Audit(0)
     take(audit, "ann", "liar", Outcome.FAILED)
     take(audit, "bob", "liar", Outcome.FAILED)
-    assert again(take(audit, "ann", "b")) == ["ann"]
-    assert audit.heard("ann") == ["liar", "b"]
-    ruling = take(audit, "ann", HERE)
-    assert ruling.exposed == ("liar",)
-    assert [(one.submission.student_id, one.worker) for one in ruling.stands] == [("ann", HERE)]
-    assert again(ruling) == ["bob"]
-    assert ruling.withdrawn == ()
-    assert again(take(audit, "cyd", "liar")) == ["cyd"]
-    assert students(take(audit, "bob", "b")) == ["bob"]
+    take(audit, "ann", "b")
+    ruling = audit.give_up("ann")
+    assert (students(ruling), again(ruling)) == ([], ["bob"])
+    take(audit, "cyd", "liar", Outcome.FAILED)
+    assert students(take(audit, "cyd", "liar", Outcome.FAILED)) == ["cyd"]
+    assert again(take(audit, "dan", "liar")) == ["dan"]
 
 
 def test_what_rested_on_the_word_of_one_that_turns_is_withdrawn() -> None:

@@ -26,7 +26,7 @@ from grader.database import migrations
 from grader.errors import InfrastructureError, UsageError
 from grader.gradebook import Gradebook, best_score
 from grader.tables import METADATA
-from grader.types import CheckResult, Flag, Outcome, PerplexityScore, Status
+from grader.types import CheckResult, Flag, Outcome, PerplexityScore, Rules, Status
 
 
 @pytest.fixture
@@ -181,13 +181,24 @@ def test_latest_is_the_last_added(book: Gradebook, run: int) -> None:
 
 def test_needs_regrade_shadows_nothing(book: Gradebook, run: int) -> None:
     """A fault of ours never hides an earlier real grade, and a real grade replaces an earlier fault."""
-    lost = {"status": Status.NEEDS_REGRADE, "score": None}
+    lost = {"status": Status.NEEDS_REGRADE, "score": None, "key": "k2"}
     book.add(run, a_grade("ada", score=2.0))
     book.add(run, a_grade("ada", **lost))
     book.add(run, a_grade("bob", **lost))
     book.add(run, a_grade("cy", **lost))
     book.add(run, a_grade("cy", score=5.0))
     assert [(g.student_id, g.score) for g in book.latest()] == [("ada", 2.0), ("bob", None), ("cy", 5.0)]
+
+
+def test_a_grade_that_was_withdrawn_counts_no_longer(book: Gradebook, run: int) -> None:
+    """Whatever the rules, until there is another; another student's and another key's are as they were."""
+    lost = {"status": Status.NEEDS_REGRADE, "score": None}
+    for rules in (Rules(), Rules(counts="best")):
+        book.add(run, a_grade("ada", score=2.0), a_grade("bob", score=3.0), a_grade("ada", **lost))
+        assert [(g.student_id, g.score) for g in book.counting(rules)] == [("ada", None), ("bob", 3.0)]
+        assert [g.status.value for g in book.latest()] == ["needs_regrade", "graded"]
+        book.add(run, a_grade("ada", score=1.0))
+        assert [(g.student_id, g.score) for g in book.counting(rules)] == [("ada", 1.0), ("bob", 3.0)]
 
 
 def test_needs_regrade_is_no_cache(book: Gradebook, run: int) -> None:
