@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from grader.executors import Attempt
-from grader.types import Grade, Submission
+from grader.types import Grade, Status, Submission
 from grader.verify import contradiction
 
 SHARE = 0.02  # of the answers of runners that have passed
@@ -36,7 +36,7 @@ class Ruling:
     stands: tuple[Answer, ...] = ()  # to be recorded
     again: tuple[Submission, ...] = ()  # to be graded once more
     exposed: tuple[str, ...] = ()  # workers that said what is not so
-    withdrawn: tuple[tuple[Submission, Grade], ...] = ()  # recorded on their word, without parts; to be graded again
+    withdrawn: tuple[tuple[Submission, Status], ...] = ()  # recorded on their word, and how; to be graded again
 
 
 class Audit:
@@ -49,7 +49,7 @@ class Audit:
         self._tested: set[str] = set()
         self._on_trial: set[str] = set()  # those whose first answer nobody has confirmed yet
         self._held: defaultdict[str, list[Answer]] = defaultdict(list)  # of workers on trial
-        self._alone: defaultdict[str, list[tuple[Submission, Grade]]] = defaultdict(list)  # recorded, by one's word
+        self._alone: defaultdict[str, list[tuple[Submission, Status]]] = defaultdict(list)  # recorded, by one's word
         self._doubted: set[str] = set()  # those that were contradicted when they were last put to the test
         self._exposed: set[str] = set()
 
@@ -116,7 +116,7 @@ class Audit:
         workers = {answer.worker for answer in case}
         stands = [self._believed(stand) if len(workers) == 1 else stand] if stand else []
         again: list[Submission] = []
-        withdrawn: list[tuple[Submission, Grade]] = []
+        withdrawn: list[tuple[Submission, Status]] = []
         self._doubted -= passed
         for worker in workers - set(exposed):
             held = self._held.pop(worker, [])
@@ -136,6 +136,5 @@ class Audit:
         return Ruling(stands=tuple(stands), again=tuple(again), exposed=exposed, withdrawn=tuple(withdrawn))
 
     def _believed(self, answer: Answer) -> Answer:
-        slim = replace(answer.grade, checks=(), perplexities=(), flags=(), notebook_json="")
-        self._alone[answer.worker].append((answer.submission, slim))
+        self._alone[answer.worker].append((answer.submission, answer.grade.status))
         return answer

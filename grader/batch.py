@@ -24,7 +24,7 @@ from grader.errors import GraderError, InfrastructureError, SchedulerLost
 from grader.executors import Attempt, InProcess, LocalWorkers, Workers, grade_proven
 from grader.gradebook import Gradebook
 from grader.pipeline import unmeasured
-from grader.types import Grade, Submission
+from grader.types import Grade, Status, Submission
 from grader.verify import objection
 
 ATTEMPTS = 3
@@ -41,7 +41,8 @@ class Event:
     student_id: str
     worker: str = ""  # who has it, as far as that is known
     message: str = ""  # the fault
-    grade: Grade | None = None  # once there is one; of one withdrawn, without its parts
+    grade: Grade | None = None  # once there is one
+    status: Status | None = None  # of a grade that is withdrawn
     log: str = ""  # what the worker had to say
 
 
@@ -188,18 +189,18 @@ class _Batch:
         while self._put_off and self._put_off[0][0] <= time.monotonic():
             self._waiting.append(heapq.heappop(self._put_off)[-1])
         free = slots - sum(who is self._workers for _, who in self._in_hand.values())
-        for _ in range(len(self._waiting)):
-            submission = self._waiting.popleft()
+        while self._waiting:
+            submission = self._waiting[0]
             heard = self._audit.heard(submission.student_id) if self._audit else []
-            if len(heard) > 1:
-                self._tell("started", submission)
+            if len(heard) > 1:  # those that contradict each other come first: `_follow`
                 self._in_hand[self._judge.submit(grade_proven, submission)] = submission, self._judge
             elif free > 0:
                 free -= 1
-                self._tell("started", submission)
                 self._in_hand[self._workers.grade(submission, *heard[:1])] = submission, self._workers
             else:
-                self._waiting.append(submission)
+                break
+            self._waiting.popleft()
+            self._tell("started", submission)
 
     def _collect(self) -> None:
         """Record what is done; put off what a fault of ours hit, or record it as unknown when it keeps failing."""
@@ -235,10 +236,10 @@ class _Batch:
         for worker in ruling.exposed:
             self._workers.dismiss(worker)
             self._able.discard(worker)
-            for submission, grade in ruling.withdrawn:
+            for submission, status in ruling.withdrawn:
                 why = f"it rested on the word of {worker} alone, whose verdicts others contradict"
                 self._record(unmeasured(submission, self._bench, f"The grade was withdrawn: {why}."))
-                self._tell("withdrawn", submission, worker, message=why, grade=grade)
+                self._tell("withdrawn", submission, worker, message=why, status=status)
                 self._waiting.appendleft(submission)
         for answer in ruling.stands:
             self._settle(answer)

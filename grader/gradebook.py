@@ -140,8 +140,9 @@ class Gradebook:
 
     def latest(self) -> list[Grade]:
         """The last grade added for each student, by id; `needs_regrade` shadows a real one of its own key only."""
-        found = self._read(GRADES.c.id.in_(sa.select(LATEST.c.grade_id)))
-        return self._as_it_stands(found, LATEST)
+        with plain_faults(self.place), self._engine.connect() as connection:
+            ids = list(connection.execute(sa.select(LATEST.c.grade_id)).scalars())
+        return self._as_they_stand(self._of_ids(ids), ids)
 
     def counting(self, rules: Rules) -> list[Grade]:
         """The grade of each student that counts under these rules, by student id, with what its lateness costs.
@@ -160,22 +161,22 @@ class Gradebook:
         late = sa.select(COUNTING)
         with plain_faults(self.place), self._engine.connect() as connection:
             chosen = {row.grade_id: row for row in connection.execute(late)}
-        found = []
-        for grade_id, grade in zip(sorted(chosen), self._read(GRADES.c.id.in_(sorted(chosen))), strict=True):
+        found, ids = [], sorted(chosen)
+        for grade_id, grade in zip(ids, self._of_ids(ids), strict=True):
             one = chosen[grade_id]
             found.append(replace(grade, late_days=one.late_days, late_penalty=one.late_penalty))
-        return self._as_it_stands(found, COUNTING)
+        return self._as_they_stand(found, ids)
 
-    def _as_it_stands(self, grades: Sequence[Grade], view: sa.TableClause) -> list[Grade]:
-        """The grades of a view by student id; in the place of one that was withdrawn its withdrawal."""
+    def _as_they_stand(self, grades: Sequence[Grade], ids: Sequence[int]) -> list[Grade]:
+        """These grades, with these ids, by student id; in the place of one that was withdrawn its withdrawal."""
         later = GRADES.alias("later")
         same = [later.c[name] == GRADES.c[name] for name in ("student_id", "key")]
         withdraws = sa.and_(*same, later.c.id > GRADES.c.id, later.c.status == Status.NEEDS_REGRADE.value)
         query = sa.select(sa.func.max(later.c.id)).select_from(GRADES).join(later, withdraws).group_by(GRADES.c.id)
-        query = query.where(GRADES.c.id.in_(sa.select(view.c.grade_id)), GRADES.c.status != later.c.status)
+        query = query.where(_among(self._engine, GRADES.c.id, ids), GRADES.c.status != later.c.status)
         with plain_faults(self.place), self._engine.connect() as connection:
-            ids = list(connection.execute(query).scalars())
-        withdrawals = {grade.student_id: grade for grade in self._read(GRADES.c.id.in_(ids))} if ids else {}
+            later_ids = list(connection.execute(query).scalars())
+        withdrawals = {grade.student_id: grade for grade in self._of_ids(later_ids)} if later_ids else {}
         return sorted(
             (withdrawals.get(grade.student_id, grade) for grade in grades), key=lambda grade: grade.student_id
         )
@@ -193,6 +194,9 @@ class Gradebook:
         """One transaction that holds the write lock from its start and so cannot lose it half-way."""
         with plain_faults(self.place), writing(self._engine, self._wait_s) as connection:
             yield connection
+
+    def _of_ids(self, ids: Sequence[int]) -> list[Grade]:
+        return self._read(_among(self._engine, GRADES.c.id, ids))
 
     def _read(self, wanted: sa.ColumnElement[bool]) -> list[Grade]:
         query = sa.select(GRADES, SUBMISSIONS).join(SUBMISSIONS).where(wanted).order_by(GRADES.c.id)
@@ -279,16 +283,19 @@ def _submission_id(connection: sa.Connection, grade: Grade) -> int:
     return int(known) if known is not None else _insert(connection, SUBMISSIONS, row)
 
 
+def _among(bound: sa.Engine | sa.Connection, column: sa.Column[int], ids: Sequence[int]) -> sa.ColumnElement[bool]:
+    """The column is one of these; one parameter, however many there are."""
+    if bound.dialect.name == "sqlite":
+        return column.in_(sa.select(sa.func.json_each(json.dumps(ids)).table_valued("value").c.value))
+    return column == sa.any_(sa.cast(ids, sa.ARRAY(sa.Integer)))
+
+
 def _parts(connection: sa.Connection, table: sa.Table, kind: type, ids: list[int]) -> dict[int, list[dict[str, Any]]]:
     names = [f.name for f in fields(kind)]
     found: dict[int, list[dict[str, Any]]] = {}
-    wanted: Any  # one parameter, however many there are
-    if connection.dialect.name == "sqlite":
-        wanted = table.c.grade_id.in_(sa.select(sa.func.json_each(json.dumps(ids)).table_valued("value").c.value))
-    else:
-        wanted = table.c.grade_id == sa.any_(sa.cast(ids, sa.ARRAY(sa.Integer)))
     columns = [table.c.grade_id, *(table.c[name] for name in names)]
-    query = sa.select(*columns).where(wanted).order_by(table.c.grade_id, table.c.position)
+    query = sa.select(*columns).where(_among(connection, table.c.grade_id, ids))
+    query = query.order_by(table.c.grade_id, table.c.position)
     for grade_id, *values in connection.execute(query):
         part = dict(zip(names, values, strict=True))
         if "outcome" in part:

@@ -23,7 +23,6 @@ from grader.feedback import feedback_html
 from grader.intake import read_with_params
 from grader.leaderboard import Baseline, Row, leaderboard_csv, leaderboard_html, rows
 from grader.marks import Marking
-from grader.place import GRADEBOOK as GRADEBOOK
 from grader.types import Assignment, Grade, Status, Submission
 
 BASELINES = "baselines.json"

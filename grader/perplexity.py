@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from grader.errors import AssignmentError
-from grader.sandbox.bridge import Handle, SessionOver, StudentError
+from grader.sandbox.bridge import SessionOver, StudentError
+from grader.sandbox.references import Handle
 from grader.sandbox.student import Student
 from grader.types import Curve, Outcome, PerplexityScore, Split
 

@@ -70,9 +70,9 @@ class Standing:
         elif event.kind == "failed":
             self.running.pop(event.student_id, None)
             self.faults[event.message] = self.faults.get(event.message, 0) + 1
-        elif event.kind == "withdrawn" and event.grade:
+        elif event.status:  # withdrawn
             self.done -= 1
-            self.by_status[event.grade.status.value] -= 1
+            self.by_status[event.status.value] -= 1
             self.faults[event.message] = self.faults.get(event.message, 0) + 1
         elif event.grade:
             self.running.pop(event.student_id, None)
@@ -143,7 +143,7 @@ def as_json(event: Event, standing: Standing) -> str:
     """One line for a machine."""
     line: dict[str, Any] = {"at": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "event": event.kind}
     line |= {"student_id": event.student_id, "worker": event.worker or None}
-    if event.grade and event.kind != "withdrawn":
+    if event.grade:
         grade = event.grade
         line |= {"status": grade.status.value, "score": grade.score, "max_score": grade.max_score}
         line |= {"wall_time_s": round(grade.wall_time_s, 3), "message": grade.message or None}

@@ -17,8 +17,8 @@ from grader.config import load_assignment
 from grader.disclose import WEAKER_PROMISE
 from grader.gradebook import Gradebook
 from grader.intake import MAX_PARAMS_BYTES, collect
-from grader.outputs import GRADEBOOK
 from grader.pipeline import grade_submission
+from grader.place import GRADEBOOK
 from grader.types import Outcome, Submission
 from tests.conftest import notebook_of
 from tests.small import CHECK, LIMITS, folder_with

@@ -16,7 +16,8 @@ from grader.cli import common
 from grader.config import load_assignment
 from grader.gradebook import Gradebook
 from grader.marks import Marking
-from grader.outputs import GRADEBOOK, kept_submission, write_class
+from grader.outputs import kept_submission, write_class
+from grader.place import GRADEBOOK
 from grader.types import Grade, Status
 from tests.conftest import notebook_of
 from tests.small import CHECK, folder_with

@@ -178,9 +178,19 @@ def test_the_last_mark_for_an_item_counts(book: Gradebook) -> None:
 
 def test_needs_regrade_shadows_nothing(book: Gradebook) -> None:
     """A fault of ours never hides an earlier real grade; whoever has nothing else is unknown."""
-    lost = {"status": Status.NEEDS_REGRADE, "score": None}
+    lost = {"status": Status.NEEDS_REGRADE, "score": None, "key": "k2"}
     book.add(begin(book), a_grade("ada", score=2.0), a_grade("ada", **lost), a_grade("bob", **lost))
     assert [(grade.student_id, grade.score) for grade in book.latest()] == [("ada", 2.0), ("bob", None)]
+
+
+def test_a_grade_that_was_withdrawn_counts_no_longer(book: Gradebook) -> None:
+    """Whatever the rules, until there is another; another student's is as it was."""
+    lost = {"status": Status.NEEDS_REGRADE, "score": None}
+    for rules in (Rules(), Rules(counts="best")):
+        book.add(begin(book), a_grade("ada", score=2.0), a_grade("bob", score=3.0), a_grade("ada", **lost))
+        assert [(grade.student_id, grade.score) for grade in book.counting(rules)] == [("ada", None), ("bob", 3.0)]
+        book.add(begin(book), a_grade("ada", score=1.0))
+        assert [(grade.student_id, grade.score) for grade in book.counting(rules)] == [("ada", 1.0), ("bob", 3.0)]
 
 
 def test_only_grows(book: Gradebook, url: sa.URL) -> None:

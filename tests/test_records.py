@@ -17,7 +17,7 @@ from grader import cli
 from grader.bench import Bench, set_up
 from grader.config import load_assignment
 from grader.gradebook import Gradebook
-from grader.outputs import GRADEBOOK
+from grader.place import GRADEBOOK
 from grader.types import Grade, Status, Submission
 from tests.conftest import notebook_of
 from tests.small import CHECK, folder_with

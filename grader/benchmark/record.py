@@ -242,7 +242,8 @@ def _section(kind: type[Found], raw: Mapping[str, Any]) -> Section:
     for record in found:
         _plain(record)  # which fails for values of wrong types
     values = {**raw, "load_at_start": float(raw["load_at_start"]), "machine": _build(Machine, raw["machine"])}
-    return _build(Section, {**values, "found": found})  # type: ignore[no-any-return]
+    section: Section = _build(Section, {**values, "found": found})
+    return section
 
 
 def _build(kind: type, entry: Mapping[str, Any]) -> Any:

@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from grader.errors import InfrastructureError, SandboxUnavailable, SubmissionError
@@ -22,6 +21,7 @@ from grader.sandbox import wire
 from grader.sandbox.launch import Sealed
 from grader.sandbox.lease import Lease
 from grader.sandbox.limits import oom_kills, rlimits, uses_more_than
+from grader.sandbox.references import arrive, leave
 from grader.sandbox.runtime import version_of
 from grader.types import Execution, Limits, Outcome
 
@@ -44,26 +44,6 @@ class StudentError(SubmissionError):
 
 class SessionOver(StudentError):
     """The student's process is gone or stuck: nothing more can be asked of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Handle:
-    """Something that stays in the student's process, under a number."""
-
-    number: int
-    type_name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Ref:
-    """A name over there: of the notebook (tag `g`) or of the stubs (tag `s`)."""
-
-    tag: str
-    name: str
-
-
-class Device:
-    """Stands for the device context that the runner leased."""
 
 
 class Session:
@@ -282,7 +262,7 @@ class Session:
 
     def _answered(self, answer: dict[str, Any], body: bytes) -> Any:
         if "ok" in answer:
-            return wire.Decoder(body, _arrive).value(answer["ok"])
+            return wire.Decoder(body, arrive).value(answer["ok"])
         if "missing" in answer:
             raise StudentError(Outcome.MISSING, f"`{str(answer['missing'])[:80]}` is not defined in the notebook.")
         error = answer.get("error")
@@ -301,7 +281,7 @@ class Session:
     def _call_back(
         self, answer: dict[str, Any], body: bytes, callbacks: Sequence[Callable[..., Any]], deadline: float
     ) -> None:
-        number, decoder = answer["callback"], wire.Decoder(body, _arrive)
+        number, decoder = answer["callback"], wire.Decoder(body, arrive)
         if type(number) is not int or not 0 <= number < len(callbacks):
             raise wire.WireError("a callback that was never given")
         args, kwargs = decoder.value(answer.get("args")), decoder.value(answer.get("kwargs"))
@@ -349,19 +329,7 @@ class Session:
         callbacks: list[Callable[..., Any]],
         deadline: float,
     ) -> None:
-        def leave(value: Any) -> Any:
-            if isinstance(value, Handle):
-                return {"h": value.number}
-            if isinstance(value, Ref):
-                return {value.tag: value.name}
-            if isinstance(value, Device):
-                return {"ctx": None}
-            if callable(value):
-                callbacks.append(value)
-                return {"c": len(callbacks) - 1}
-            raise TypeError(f"a check may not send a value of type {type(value).__name__}")
-
-        encoder = wire.Encoder(leave)
+        encoder = wire.Encoder(lambda value: leave(value, callbacks))
         nodes = {name: encoder.node(value) for name, value in values.items()}
         self._sealed.bridge.settimeout(max(0.01, deadline - time.monotonic()))
         self._sealed.bridge.sendall(wire.pack({**message, **nodes}, encoder.body))
@@ -403,16 +371,6 @@ def _outcome(name: Any) -> Outcome:
     if name not in _RUN_OUTCOMES:
         raise wire.WireError("an unknown outcome")
     return Outcome(name)
-
-
-def _arrive(tag: str, payload: Any) -> Handle:
-    """The one tag of this end: a handle."""
-    if tag != "h" or not isinstance(payload, list) or len(payload) != 2:
-        raise wire.WireError("a node of an unknown kind")
-    number, type_name = payload
-    if type(number) is not int or not isinstance(type_name, str):
-        raise wire.WireError("a handle without number and type")
-    return Handle(number, type_name[:80])
 
 
 def _read(source: socket.socket, count: int, deadline: float) -> bytes:

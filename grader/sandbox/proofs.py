@@ -22,8 +22,9 @@ from grader.sandbox.selftest import is_to_be_warm, require
 from grader.sandbox.template import OFF
 
 VALID_S = 86_400.0
-_FACTS = (  # of this boot, this container and these rights
-    *("/proc/sys/kernel/random/boot_id", "/proc/version", "/proc/self/uid_map", "/proc/self/mountinfo"),
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+_FACTS = (  # of this container and these rights
+    *("/proc/version", "/proc/self/uid_map", "/proc/self/mountinfo"),
     *("/proc/self/attr/current", "/sys/kernel/security/lsm"),
     *("/proc/sys/kernel/unprivileged_userns_clone", "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"),
     *("/proc/sys/user/max_user_namespaces", "/proc/sys/kernel/yama/ptrace_scope"),
@@ -40,7 +41,7 @@ def require_proven(tier: str) -> None:
     """
     try:
         path = cache_folder() / "proofs" / _basis(tier)
-    except (OSError, RuntimeError):  # there is no home, or nothing to be known about a program
+    except (OSError, RuntimeError):  # there is no home, or nothing to be known about this boot or a program
         require(tier)
         return
     if _holds(path):
@@ -66,8 +67,8 @@ def _holds(path: Path) -> bool:
 
 
 def _basis(tier: str) -> str:
-    """The hash of all that a proof of this tier rests on."""
-    facts = [tier, os.environ.get(OFF, ""), platform.machine(), sys.version, tiers.PATH]
+    """The hash of all that a proof of this tier rests on. Raises OSError where that is not to be known."""
+    facts = [BOOT.read_text(), tier, os.environ.get(OFF, ""), platform.machine(), sys.version, tiers.PATH]
     facts += [_text(name) for name in _FACTS]
     facts += [line for line in _text("/proc/self/status").splitlines() if line.split(":")[0] in _RIGHTS]
     spaces = [Path("/proc/self/ns", name) for name in _NAMESPACES]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from grader.sandbox.bridge import Device, Handle, Ref, Session, StudentError
+from grader.sandbox.bridge import Session, StudentError
+from grader.sandbox.references import Device, Handle, Ref
 from grader.types import Outcome
 
 

@@ -61,11 +61,23 @@ def test_a_proof_is_not_that_of_anything_else(
         monkeypatch.setattr(proofs, "__file__", str(tmp_path / "code" / "proofs.py"))
     elif change == "warm":
         monkeypatch.setenv("GRADER_WARM", "0")
+    elif change == "boot":
+        (tmp_path / "boot").write_text("another")
+        monkeypatch.setattr(proofs, "BOOT", tmp_path / "boot")
     else:
-        name = {"boot": "/proc/sys/kernel/random/boot_id", "rights": "/proc/self/status"}[change]
-        other = {"boot": "another", "rights": "CapEff:\t0000000000000001"}[change]
-        monkeypatch.setattr(proofs, "_text", lambda path: other if path == name else real(path))
+        other = {"/proc/self/status": "CapEff:\t0000000000000001"}
+        monkeypatch.setattr(proofs, "_text", lambda path: other.get(path) or real(path))
     require_proven("one")
+    assert asked == ["one", "one"]
+
+
+def test_without_knowing_the_boot_nothing_is_remembered(
+    asked: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A machine that hides its boot could have been started anew, with another kernel, at any time."""
+    monkeypatch.setattr(proofs, "BOOT", tmp_path / "nothing")
+    for _ in range(2):
+        require_proven("one")
     assert asked == ["one", "one"]
 
 

@@ -18,7 +18,8 @@ import pytest
 
 from grader.errors import InfrastructureError, SandboxUnavailable
 from grader.sandbox import tiers
-from grader.sandbox.bridge import Handle, Session, SessionOver, StudentError
+from grader.sandbox.bridge import Session, SessionOver, StudentError
+from grader.sandbox.references import Handle
 from grader.sandbox.selftest import ENVIRONMENT, PROMISES, can_be_warm, promised, prove, require
 from grader.sandbox.student import Student
 from grader.sandbox.template import why_cold

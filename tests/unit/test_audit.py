@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grader.audit import Answer, Audit, Ruling
 from grader.executors import Attempt
-from grader.types import CheckResult, Outcome, Submission
+from grader.types import CheckResult, Outcome, Status, Submission
 from tests.unit.records import a_grade
 
 HERE = "this machine"
@@ -92,7 +92,7 @@ def test_what_rested_on_the_word_of_one_that_turns_is_withdrawn() -> None:
     take(audit, "ann", "b")
     take(audit, "bob", "liar")
     ruling = audit.expose("liar")
-    assert [(submission.student_id, grade.checks) for submission, grade in ruling.withdrawn] == [("bob", ())]
+    assert [(submission.student_id, status) for submission, status in ruling.withdrawn] == [("bob", Status.GRADED)]
 
 
 def test_a_notebook_that_comes_out_differently_each_time_exposes_nobody() -> None:

@@ -40,7 +40,7 @@ def test_a_grade_that_is_withdrawn_is_not_done() -> None:
     """Until it is graded again; then it counts once."""
     standing = Standing(total=1, started_at=0.0)
     grade = a_grade("ada")
-    for step in (event("graded", "ada", grade=grade), event("withdrawn", "ada", grade=grade, message="why")):
+    for step in (event("graded", "ada", grade=grade), event("withdrawn", "ada", status=grade.status, message="why")):
         standing.take(step, 0.0)
     assert (standing.done, standing.waiting, standing.by_status) == (0, 1, {"graded": 0})
     standing.take(event("graded", "ada", grade=grade), 1.0)
