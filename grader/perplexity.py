@@ -13,9 +13,10 @@ import contextlib
 import functools
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +30,7 @@ ALPHABET = " abcdefghijklmnopqrstuvwxyz"  # the order in which symbols and score
 WARM_UP_CHARS = 20  # shown at the head of each lane, not scored
 BOOTSTRAP_SAMPLES = 2000
 LARGEST_SCORE = 1e30  # sums of losses stay finite
+IN_FLIGHT = 2  # models that are asked and have not answered
 TWINS = 8  # lanes that are shown at two places of the batch
 SAMPLED = 16  # lanes that come once more among others, and whose answers are kept: the twins, and some unknown ones
 SPLICED_CHARS = 20_000  # of the held-out text, cut up and shuffled
@@ -104,6 +106,15 @@ class ModelEnded(SessionOver):
         self.model = model
 
 
+class _Asked(NamedTuple):
+    """What a model is at work on: the scores of what follows symbol t."""
+
+    model: str
+    t: int
+    at: float
+    answer: Callable[[], Any]
+
+
 class _Readers:
     """Models that read side by side; one that does something wrong is asked no more."""
 
@@ -113,6 +124,7 @@ class _Readers:
         Raises ModelEnded, here and below.
         """
         self._student, self._rows, self._left = student, rows, dict(patience)
+        self._heard_at = 0.0
         self._sessions: dict[str, Handle] = {}
         self.wrong: dict[str, StudentError] = {}
         for model in models:
@@ -123,34 +135,43 @@ class _Readers:
         """Show texts [rows, T] to each model, symbol by symbol.
 
         `take(model, t, ln p of what follows symbol t [rows, V])` is called for each answer, in their order, while the
-        next one is worked out: what is shown then was chosen before, and all scores for it are here.
+        next one is worked out: what is shown then was chosen before, and all scores for it are here. The next model is
+        asked while one is at work, so that their process need not wait for us.
         """
         step = self._student.stubs.ref("step")
-        came: tuple[str, int, Any] | None = None  # an answer that nobody has looked at
+        letters = np.frombuffer(ALPHABET.encode(), np.uint8)[texts]
+        asked: deque[_Asked] = deque()
+        came: tuple[_Asked, Any] | None = None  # an answer that nobody has looked at
         for t in range(texts.shape[1]):
-            shown = np.ascontiguousarray(texts[:, t], np.uint8)
+            shown = letters[:, t].tobytes().decode()
             for model, session in list(self._sessions.items()):
                 if model in self.wrong:
                     continue
-                answer: Callable[[], Any] | None = None
-                started = time.monotonic()
-                with self._watched(model):
-                    answer = self._student.begin(step, session, shown)
+                with self._watched(asked[0].model if asked else model):  # the process ends by what it is at work on
+                    asked.append(_Asked(model, t, time.monotonic(), self._student.begin(step, session, shown)))
                 self._look_at(came, take)
-                came = None
-                if answer is not None:  # it is waited for even if the one before was wrong
-                    with self._watched(model):
-                        came = (model, t, answer())
-                        self._bill(model, time.monotonic() - started)
+                came = self._hear(asked.popleft()) if len(asked) == IN_FLIGHT else None
+            while asked:
+                self._look_at(came, take)
+                came = self._hear(asked.popleft())
         self._look_at(came, take)
 
-    def _look_at(self, came: tuple[str, int, Any] | None, take: Callable[[str, int, Array], None]) -> None:
+    def _hear(self, asked: _Asked) -> tuple[_Asked, Any] | None:
+        """Wait for an answer; the model pays for the time since it was asked, or since the one before had answered."""
+        with self._watched(asked.model):
+            scores = asked.answer()
+            before, self._heard_at = max(asked.at, self._heard_at), time.monotonic()
+            self._bill(asked.model, self._heard_at - before)
+            return asked, scores
+        return None
+
+    def _look_at(self, came: tuple[_Asked, Any] | None, take: Callable[[str, int, Array], None]) -> None:
         """An answer that is not as it should be is its own model's mistake."""
-        if came is None or came[0] in self.wrong:
+        if came is None or came[0].model in self.wrong:
             return
-        model, t, scores = came
-        with self._watched(model):
-            take(model, t, log_softmax(_checked(scores, self._rows)))
+        asked, scores = came
+        with self._watched(asked.model):
+            take(asked.model, asked.t, log_softmax(_checked(scores, self._rows)))
 
     def _bill(self, model: str, used_s: float) -> None:
         if model in self._left:

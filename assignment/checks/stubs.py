@@ -591,7 +591,8 @@ class _Opened:
             to_index = {char: index for index, char in pairs}
         self.indices = np.array([int(to_index[char]) for char in ALPHABET])
         self.columns = nd.array(self.indices, ctx=device(), dtype="int32")
-        self.inputs = self.indices.astype("float32")  # what the model is fed for each symbol
+        self.inputs = np.zeros(128, "float32")  # what the model is fed for each character, by its code
+        self.inputs[[ord(char) for char in ALPHABET]] = self.indices
         self.is_in_order = self.indices.tolist() == list(range(len(ALPHABET)))
         self.lanes, self.has_answered = lanes, False
         self.vocab_size = notebook.get("vocab_size") or len(to_index)
@@ -640,11 +641,10 @@ def _forward_kernel(layer, plain, F, inputs, states, sequence_length, **params):
     is_inference = F is nd and not autograd.is_recording() and not autograd.is_training()
     is_usual = layer._projection_size is None and not layer._use_sequence_length
     is_spared = is_inference and is_usual and all(map(_is_plain, [inputs, *states]))
-    laid_out = _laid_out(layer, params) if is_spared else None
-    if laid_out is None:
+    if not is_spared or not all(map(_is_plain, params.values())):
         return plain(layer, F, inputs, states, sequence_length, **params)
     is_batch_first = layer._layout == "NTC"
-    outputs, *states = laid_out.run(layer, inputs.swapaxes(0, 1) if is_batch_first else inputs, states)
+    outputs, *states = _run_laid_out(layer, params, inputs.swapaxes(0, 1) if is_batch_first else inputs, states)
     return outputs.swapaxes(0, 1) if is_batch_first else outputs, states
 
 
@@ -663,10 +663,12 @@ class _LaidOut:
         self.vector, self.bytes = _in_rows(self.arrays), [4 * array.size for array in self.arrays]
         self.has_lasted, self.operators = False, {}
 
-    def holds(self, params):
-        """Whether the vector is still what the layer's arrays hold: their numbers may be changed at any time."""
-        if params.keys() != self.params.keys() or any(params[name] is not self.params[name] for name in params):
-            return False
+    def are_those(self, params):
+        """Whether these are the very arrays that were laid out."""
+        return params.keys() == self.params.keys() and all(params[name] is self.params[name] for name in params)
+
+    def is_current(self):
+        """Whether the vector is still what the arrays hold: their numbers may be changed at any time."""
         place = _address(self.vector)
         for array, length in zip(self.arrays, self.bytes, strict=True):
             if _memcmp(_address(array), place, length):
@@ -705,18 +707,18 @@ class _LaidOut:
 _laid_out_last: dict = {}  # by the number of the layer
 
 
-def _laid_out(layer, params):
-    """The parameters of a layer, as they are now; None if they are arrays of another kind."""
+def _run_laid_out(layer, params, inputs, states):
+    """[outputs, new states…] with the parameters that a layer has now; they are compared while MXNet works."""
     found = _laid_out_last.get(id(layer))
-    if found and found.holds(params):
-        found.has_lasted = True
-        return found
-    if not all(map(_is_plain, params.values())):
-        return None
+    if found and found.are_those(params):
+        answer = found.run(layer, inputs, states)
+        if found.is_current():
+            found.has_lasted = True
+            return answer
     if len(_laid_out_last) >= MOST_LAYERS:
         _laid_out_last.clear()
     _laid_out_last[id(layer)] = found = _LaidOut(layer, params)
-    return found
+    return found.run(layer, inputs, states)
 
 
 def _address(array):
@@ -754,18 +756,18 @@ def open_model(name, lanes):
     return _Opened(name, lanes)
 
 
-def step(opened, symbols):
-    """Feed one symbol of ALPHABET to each lane; return the scores of the next, [lanes, 27], in its order."""
-    symbols = symbols.asnumpy() if isinstance(symbols, nd.NDArray) else np.asarray(symbols, "uint8")
-    column = nd.empty((len(symbols), 1), ctx=device(), dtype=opened.inputs.dtype)
-    column._sync_copyfrom(opened.inputs[symbols][:, None])  # an operator would take longer
+def step(opened, text):
+    """Feed one character of a text to each lane; return the scores of the next, [lanes, 27], in ALPHABET's order."""
+    fed = opened.inputs[np.frombuffer(text.encode(), "uint8"), None]
+    column = nd.empty(fed.shape, ctx=device(), dtype=fed.dtype)
+    column._sync_copyfrom(fed)  # an operator would take longer
     try:
         output, state = _advanced(opened, column)
     except WRONG_FORM:
         if opened.inputs.dtype == np.int32:
             raise
-        opened.inputs = opened.indices.astype("int32")  # a model may look its symbols up in a table
-        return step(opened, symbols)
+        opened.inputs = opened.inputs.astype("int32")  # a model may look its characters up in a table
+        return step(opened, text)
     output = output[-1] if isinstance(output, (list, tuple)) else output
     opened.state, opened.has_answered = state, True
     if opened.is_in_order and type(output) is nd.NDArray and output.shape == (opened.lanes, len(ALPHABET)):
@@ -776,12 +778,11 @@ def step(opened, symbols):
     return nd.take(scores, opened.columns, axis=1)
 
 
-def read_alone(name, symbols):
-    """Read lanes [B, T] of ALPHABET one symbol at a time, with nobody to wait for; nothing comes of it."""
-    columns = symbols.asnumpy().T
-    opened = open_model(name, columns.shape[1])
-    for column in columns[:-1]:
-        step(opened, column).asnumpy()
+def read_alone(name, columns):
+    """Feed columns of characters one after the other, with nobody to wait for; nothing comes of it."""
+    opened = open_model(name, len(columns[0]))
+    for text in columns:
+        step(opened, text).asnumpy()
 
 
 def _advanced(opened, inputs):

@@ -24,7 +24,7 @@ from grader.benchmark.specimen import CALLS, CELLS, environment, fork, warm_pare
 from grader.errors import AssignmentError
 from grader.gradebook import Gradebook
 from grader.notebook import read_percent, to_json
-from grader.perplexity import Array, indices, lanes_of, lockstep_nats, score_models
+from grader.perplexity import ALPHABET, Array, indices, lanes_of, lockstep_nats, score_models
 from grader.pipeline import ran
 from grader.sandbox.bridge import Session, StudentError
 from grader.sandbox.limits import tree_cpu_s
@@ -149,21 +149,29 @@ def _reading(student: Student, teacher: Student, bench: Bench, curves: Sequence[
     models = [curve.model for curve in curves]
     text = lanes_of(indices(bench.split.held_out), LANES)
 
-    def figure(what: str, act: Callable[[], None], forced: Sequence[str], *, alone: bool = False) -> Figure:
-        times_s, floors_s = _in_turns(act, lambda: (_step if alone else _force)(teacher, forced, text), runs)
+    def figure(
+        what: str, act: Callable[[], None], forced: Sequence[str], lanes: Array, *, alone: bool = False
+    ) -> Figure:
+        times_s, floors_s = _in_turns(act, lambda: (_step if alone else _force)(teacher, forced, lanes), runs)
         floor = "the same steps, alone" if alone else "teacher forcing"
         return Figure(what=what, floor=floor, times_s=times_s, floors_s=floors_s)
 
-    found = [
-        figure(f"{m}: held-out text once, in lock-step", functools.partial(_read, student, [m], text), [m], alone=a)
-        for m in models
-        for a in (False, True)
+    found = []
+    wide = np.tile(text, (4, 1))  # tells what a step costs from what a character does
+    for name, asked, lanes in [
+        *((f"{model}: held-out text", [model], text) for model in models),
+        ("all: held-out text", models, text),
+        ("all: four times as many lanes", models, wide),
+    ]:
+        found += [
+            figure(f"{name} once, in lock-step", functools.partial(_read, student, asked, lanes), asked, lanes, alone=a)
+            for a in (False, True)
+        ]
+    return [
+        *found,
+        figure("all: held-out text, some lanes again", lambda: _read(student, models, text, again=True), models, text),
+        figure("all: test, held-out and spliced text", lambda: _score(student, curves, bench), models, text),
     ]
-    found.append(
-        figure("all: held-out text, and some lanes again", lambda: _read(student, models, text, again=True), models)
-    )
-    found.append(figure("all: test, held-out and spliced text", lambda: _score(student, curves, bench), models))
-    return found
 
 
 def counting(students: int, each: int, runs: int) -> list[Figure]:
@@ -242,8 +250,9 @@ def _force(teacher: Student, models: Sequence[str], text: Array) -> None:
 
 def _step(teacher: Student, models: Sequence[str], text: Array) -> None:
     """Read lanes [B, W + L] one character at a time, all in the process of the models."""
+    columns = ["".join(ALPHABET[symbol] for symbol in column) for column in text.T[:-1]]
     for model in models:
-        teacher.stubs.read_alone(model, text.astype(np.uint8))
+        teacher.stubs.read_alone(model, columns)
 
 
 def _score(student: Student, curves: Sequence[Curve], bench: Bench) -> None:

@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -76,7 +77,7 @@ class Session:
         self._over: SessionOver | None = None
         self._exit_status: object = None  # of the kernel, by the word of the sandbox
         self.was_killed = False  # by something unknown: see _cause
-        self._asked: tuple[list[Callable[..., Any]], float] = ([], 0.0)  # callbacks and deadline of the last request
+        self._asked: deque[list[Callable[..., Any]]] = deque()  # of each request without an answer, its callbacks
         self._closed = threading.Event()
         self._oom_kills = oom_kills()
         job = {
@@ -229,17 +230,17 @@ class Session:
         return self.answer()
 
     def ask(self, message: dict[str, Any], values: Mapping[str, Any] | None = None) -> None:
-        """Send a request; its answer must be taken before the next one is sent. Raises as `request` does."""
+        """Send a request; several may be sent, without functions, before the first is answered. Raises as `request`."""
         if self._over:
             raise self._over
-        deadline = min(self._check_deadline, time.monotonic() + self.limits.check_wall_s)
-        self._asked = ([], deadline)
+        callbacks: list[Callable[..., Any]] = []
         with self._hearing():
-            self._send(message, values or {}, *self._asked)
+            self._send(message, values or {}, callbacks, self._deadline())
+        self._asked.append(callbacks)
 
     def answer(self) -> Any:
-        """The answer to what was asked. Raises as `request` does."""
-        callbacks, deadline = self._asked
+        """The answer to the first request that has none; its time begins now. Raises as `request` does."""
+        callbacks, deadline = self._asked.popleft(), self._deadline()
         with self._hearing():
             while True:
                 answer, body = self._receive(deadline)
@@ -247,6 +248,9 @@ class Session:
                     break
                 self._call_back(answer, body, callbacks, deadline)
             return self._answered(answer, body)
+
+    def _deadline(self) -> float:
+        return min(self._check_deadline, time.monotonic() + self.limits.check_wall_s)
 
     @contextlib.contextmanager
     def _hearing(self) -> Iterator[None]:

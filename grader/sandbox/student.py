@@ -37,9 +37,9 @@ class Student:
         return result
 
     def begin(self, target: Ref | Handle, *args: Any) -> Callable[[], Any]:
-        """Begin to call; what is returned waits for the result, and must be called before anything else is asked.
+        """Begin to call, after what was begun before; what is returned waits for the result. Results come in order.
 
-        Both raise StudentError.
+        Nothing that is begun may be handed a function. Both raise StudentError.
         """
         self._session.ask({"op": "call", "keep": False}, {"target": target, "args": list(args), "kwargs": {}})
         return self._session.answer

@@ -234,6 +234,26 @@ def test_what_a_call_does_wrong_is_its_outcome_and_the_next_call_works(
     assert student.ok() == 1
 
 
+def test_calls_that_are_begun_together_are_answered_in_order(start: Start) -> None:
+    """One that takes too long costs the next nothing; one that ends the process is the one that says so."""
+    session = start(
+        "import os, time\ndef f(x):\n    time.sleep(99 * (x == 2))\n    if x == 4: os._exit(0)\n    return x"
+    )
+    session.execute()
+    student = Student(session, "def f(x): return notebook['f'](x)")
+    f = student.stubs.ref("f")
+    first, second, third = (student.begin(f, x) for x in (1, 2, 3))
+    assert first() == 1
+    with pytest.raises(StudentError) as late:
+        second()
+    assert (late.value.outcome, third()) == (Outcome.TIMED_OUT, 3)
+    before, last, after = (student.begin(f, x) for x in (3, 4, 5))
+    assert before() == 3
+    for answer in (last, after):
+        with pytest.raises(SessionOver):
+            answer()
+
+
 def test_a_function_that_ends_the_process_ends_the_session(start: Start) -> None:
     """os._exit in a function under test is KERNEL_DIED, now and for every later call."""
     session = start("import os\ndef f(): os._exit(0)")

@@ -530,7 +530,7 @@ def test_lock_step_asks_the_parameters_for_their_size() -> None:
         "rnn": rnn,
     }
     stubs = load_stubs(notebook)
-    stubs["step"](stubs["open_model"]("scratch", 2), [0, 1])
+    stubs["step"](stubs["open_model"]("scratch", 2), "ab")
     assert states == [(2, 8)]
 
 
@@ -559,7 +559,7 @@ def test_lock_step_speaks_characters_whatever_the_order_of_the_indices(as_dict: 
     stubs = load_stubs(notebook)
     opened = stubs["open_model"]("lstm", 3)
     for symbols in ([0, 5, 26], [1, 1, 1]):
-        scores = stubs["step"](opened, symbols).asnumpy()
+        scores = stubs["step"](opened, "".join(alphabet[symbol] for symbol in symbols)).asnumpy()
         assert scores.shape == (3, 27)
         assert scores.argmax(axis=1).tolist() == [(symbol + 1) % 27 for symbol in symbols]
     assert opened.state[0].asnumpy().tolist() == [[[2], [2], [2]]]

@@ -19,6 +19,7 @@ from grader.perplexity import (
     SAMPLED,
     TWINS,
     WARM_UP_CHARS,
+    ModelEnded,
     bootstrap_interval,
     credit,
     indices,
@@ -53,8 +54,8 @@ class FakeStudent:
     def begin(self, target: str, *args: Any) -> Callable[[], Any]:
         return functools.partial(getattr(self, target), *args)
 
-    def step(self, name: str, symbols: list[int]) -> Any:
-        self.shown[name].append(symbols)
+    def step(self, name: str, text: str) -> Any:
+        self.shown[name].append([ALPHABET.index(char) for char in text])
         return self.model(np.array(self.shown[name]).T)
 
 
@@ -144,11 +145,13 @@ class Slow(FakeStudent):
     def __init__(self, model: Any) -> None:
         super().__init__(model)
         self.events: list[tuple[str, str]] = []
+        self.at_work = ""
 
     def begin(self, target: str, *args: Any) -> Callable[[], Any]:
         self.events.append(("shown", args[0]))
 
         def answer() -> Any:
+            self.at_work = args[0]
             scores = self.step(*args)
             self.events.append(("came", args[0]))
             return scores
@@ -157,22 +160,35 @@ class Slow(FakeStudent):
 
 
 def test_nothing_is_shown_before_the_scores_of_every_model_have_come() -> None:
-    """Scores are looked at while the next ones are worked out, but all are here before the next character leaves."""
+    """The next model is asked while one is at work, but all scores are here before the next character leaves."""
     student = Slow(lambda shown: np.zeros((len(shown), V)))
     lanes = lanes_of(np.arange(80) % V, 2)
-    lockstep_nats(student, ["first", "second"], lanes, np.random.default_rng(0))
-    one_step = [("shown", "first"), ("came", "first"), ("shown", "second"), ("came", "second")]
+    lockstep_nats(student, ["a", "b", "c"], lanes, np.random.default_rng(0))
+    one_step = [("shown", "a"), ("shown", "b"), ("came", "a"), ("shown", "c"), ("came", "b"), ("came", "c")]
     assert student.events == one_step * (lanes.shape[1] - 1)
+
+
+def test_the_model_that_was_at_work_is_blamed_for_the_end() -> None:
+    """Not the one that was to be asked next, when it is then that the end is noticed."""
+
+    class Ended(Slow):
+        def begin(self, target: str, *args: Any) -> Callable[[], Any]:
+            if args[0] == "good":
+                raise SessionOver(Outcome.KERNEL_DIED, "The kernel died.")
+            return super().begin(target, *args)
+
+    student = Ended(lambda shown: np.zeros((len(shown), V)))
+    with pytest.raises(ModelEnded, match="While bad was asked: The kernel died") as ended:
+        lockstep_nats(student, ["bad", "good"], lanes_of(np.arange(80) % V, 2), np.random.default_rng(0))
+    assert ended.value.model == "bad"
 
 
 def test_scores_that_are_none_cost_no_other_model_an_answer() -> None:
     """One whose scores are wrong, at a step when others go on, is asked no more; these are measured to the end."""
     student = Slow(None)
-    student.model = lambda shown: np.full((len(shown), V), np.nan if shown.shape[1] == 7 and now() == "bad" else 0.0)
-
-    def now() -> str:
-        return student.events[-1][1]
-
+    student.model = lambda shown: np.full(
+        (len(shown), V), np.nan if shown.shape[1] == 7 and student.at_work == "bad" else 0.0
+    )
     lanes = lanes_of(np.arange(80) % V, 2)
     for models in (["bad"], ["bad", "good"], ["good", "bad"]):
         student.events.clear()
