@@ -48,7 +48,7 @@ def _ratios(axes: Any, timed: Mapping[str, Sequence[Figure]]) -> None:
     """Each figure as a multiple of its floor: the median as a dot, single runs as faint ones, the floor as a line."""
     labels: list[tuple[int, str]] = []
     headings: list[int] = []
-    row = 0
+    row, before = 0, ""
     for name, figures in timed.items():
         labels.append((row, TITLES[name]))
         headings.append(row)
@@ -58,8 +58,9 @@ def _ratios(axes: Any, timed: Mapping[str, Sequence[Figure]]) -> None:
             axes.plot([1, figure.ratio], [row, row], color=FAINT, lw=1.2, zorder=1)
             axes.plot(singles, [row] * len(singles), ls="", marker="o", ms=3.5, color=FAINT, zorder=2)
             axes.plot([figure.ratio], [row], ls="", marker="o", ms=6, color=INK, zorder=3)
-            labels.append((row, figure.what.replace("`", "")))
-            row += 1
+            is_again = figure.what == before  # beside another floor
+            labels.append((row, f"({figure.floor})" if is_again else figure.what.replace("`", "")))
+            before, row = figure.what, row + 1
     axes.axvline(1, color="#333333", lw=1)
     axes.set(xscale="log", ylim=(row - 0.4, -0.7), title="Time, as a multiple of its floor (logarithmic)")
     low, high = axes.get_xlim()
