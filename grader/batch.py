@@ -99,8 +99,12 @@ def grade_batch(
             pending.append(submission)
 
     def record(grade: Grade) -> None:
-        _patiently(lambda: publish(grade))
-        _patiently(lambda: book.add(run_id, grade))
+        def add(attempt: int) -> None:
+            if attempt == 1 or not _is_on_record(book, grade):  # what is lost may be no more than the answer to it
+                book.add(run_id, grade)
+
+        _patiently(lambda attempt: publish(grade))
+        _patiently(add)
 
     if pending:
         _Batch(pending, bench, workers(), record, watch, audit).run()
@@ -125,11 +129,19 @@ def grade_each(
         _Batch(submissions, bench, workers, record, watch).run()
 
 
-def _patiently(write: Callable[[], None]) -> None:
-    """Write, again after a while if the disk or the database refuses. Raises InfrastructureError in the end."""
+def _is_on_record(book: Gradebook, grade: Grade) -> bool:
+    known = ((held.key, held.status, held.graded_at) for held in book.history(grade.student_id))
+    return (grade.key, grade.status, grade.graded_at) in known
+
+
+def _patiently(write: Callable[[int], None]) -> None:
+    """Write, again after a while if the disk or the database refuses: `write` is told which attempt it is.
+
+    Raises InfrastructureError in the end.
+    """
     for attempt in itertools.count(1):
         try:
-            return write()
+            return write(attempt)
         except InfrastructureError:
             if attempt == WRITE_ATTEMPTS:
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import math
 import os
 import random
@@ -16,10 +17,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from grader import batch
 from grader.batch import grade_batch
 from grader.bench import set_up
 from grader.config import load_assignment
-from grader.executors import LocalWorkers
+from grader.errors import InfrastructureError
+from grader.executors import InProcess, LocalWorkers
 from grader.gradebook import Gradebook
 from grader.intake import collect
 from grader.leaderboard import rows
@@ -278,6 +281,33 @@ def test_a_fault_of_ours_is_never_a_zero(course: Path, tier: str) -> None:
     unknown = {grade.student_id: grade for grade in reported}["wrong"]
     assert (unknown.status, unknown.score) == (Status.NEEDS_REGRADE, None)
     assert "fault of ours" in unknown.message
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_grade_whose_recording_failed_is_recorded_once(
+    course: Path, tier: str, monkeypatch: pytest.MonkeyPatch, is_kept: bool
+) -> None:
+    """Whether the gradebook was lost before it took the grade or only before it could say so."""
+    assignment = load_assignment(course / "assignment")
+    bench = set_up(assignment, assignment.profile("smoke"), tier, str(course / "text.txt"))
+    real, calls = Gradebook.add, []
+
+    def failing(book: Gradebook, run_id: int, *grades: Grade) -> None:
+        calls.append(grades)
+        if len(calls) > 1 or is_kept:
+            real(book, run_id, *grades)
+        if len(calls) == 1:
+            raise InfrastructureError("the server is gone")
+
+    monkeypatch.setattr(Gradebook, "add", failing)
+    monkeypatch.setattr(batch, "BACK_OFF_S", 0.0)
+    with Gradebook.open(course / "book.sqlite") as book:
+        run_id = book.begin_run(command="test", profile="smoke", started_at="2026-01-01T00:00:00+00:00")
+        one = [s for s in collect(course / "submitted", course / "work") if s.student_id == "right"]
+        workers = functools.partial(InProcess, bench)
+        grade_batch(one, bench, book, run_id, workers=workers, watch=lambda event: None, publish=lambda grade: None)
+        assert [grade.score for grade in book.history("right")] == [2.0]
+    assert len(calls) == (1 if is_kept else 2)
 
 
 @pytest.mark.parametrize(
