@@ -161,6 +161,7 @@ class _Batch:
         audit: float = SHARE,
     ) -> None:
         self._waiting = deque(pending)
+        self._disputed: deque[Submission] = deque()  # runners contradict each other on them: for this machine, at once
         self._put_off: list[tuple[float, int, Submission]] = []  # a heap, by the time until which
         self._in_hand: dict[Future[Attempt], tuple[Submission, Workers]] = {}
         self._places: dict[Future[Attempt], str] = {}
@@ -176,7 +177,7 @@ class _Batch:
         """Grade all. Raises Interrupted after Ctrl-C or SIGTERM; a second one ends what runs at once."""
         try:
             with _stops(self._kill) as stops:
-                while (self._waiting or self._put_off or self._in_hand) and len(stops) < 2:
+                while (self._waiting or self._disputed or self._put_off or self._in_hand) and len(stops) < 2:
                     slots = self._workers.slots
                     if not stops:
                         self._hand_out(slots)
@@ -199,20 +200,30 @@ class _Batch:
     def _hand_out(self, slots: int) -> None:
         """Give each free worker one submission: a worker that is lost takes only what it held."""
         while self._put_off and self._put_off[0][0] <= time.monotonic():
-            self._waiting.append(heapq.heappop(self._put_off)[-1])
-        free = slots - sum(who is self._workers for _, who in self._in_hand.values())
-        while self._waiting:
-            submission = self._waiting[0]
-            heard = self._audit.heard(submission.student_id) if self._audit else []
-            if len(heard) > 1:  # those that contradict each other come first: `_follow`
-                self._in_hand[self._judge.submit(grade_proven, submission)] = submission, self._judge
-            elif free > 0:
-                free -= 1
-                self._in_hand[self._workers.grade(submission, *heard[:1])] = submission, self._workers
-            else:
-                break
-            self._waiting.popleft()
+            self._line_up(heapq.heappop(self._put_off)[-1])
+        for _ in range(len(self._disputed)):
+            submission = self._disputed.popleft()
+            if len(self._heard(submission)) < 2:  # one of them is believed no longer
+                self._waiting.appendleft(submission)
+                continue
             self._tell("started", submission)
+            self._in_hand[self._judge.submit(grade_proven, submission)] = submission, self._judge
+        free = slots - sum(who is self._workers for _, who in self._in_hand.values())
+        for _ in range(min(free, len(self._waiting))):
+            submission = self._waiting.popleft()
+            self._tell("started", submission)
+            self._in_hand[self._workers.grade(submission, *self._heard(submission))] = submission, self._workers
+
+    def _line_up(self, submission: Submission, *, first: bool = False) -> None:
+        if len(self._heard(submission)) > 1:
+            self._disputed.append(submission)
+        elif first:
+            self._waiting.appendleft(submission)
+        else:
+            self._waiting.append(submission)
+
+    def _heard(self, submission: Submission) -> list[str]:
+        return self._audit.heard(submission.student_id) if self._audit else []
 
     def _collect(self) -> None:
         """Record what is done; put off what a fault of ours hit, or record it as unknown when it keeps failing."""
@@ -255,7 +266,8 @@ class _Batch:
                 self._waiting.appendleft(submission)
         for answer in ruling.stands:
             self._settle(answer)
-        self._waiting.extendleft(ruling.again)
+        for submission in ruling.again:
+            self._line_up(submission, first=True)
 
     def _settle(self, answer: Answer) -> None:
         self._record(answer.grade)
@@ -314,9 +326,8 @@ class _Batch:
 
     def _give_up(self, submission: Submission, worker: str, fault: str) -> None:
         """Its score is unknown; but a grade stands that was only to be confirmed."""
-        heard: list[str] = []
+        heard = self._heard(submission)
         if self._audit:
-            heard = self._audit.heard(submission.student_id)
             self._follow(self._audit.give_up(submission.student_id))
         if len(heard) == 1:
             return

@@ -158,10 +158,13 @@ class _Readers:
 
     def _hear(self, asked: _Asked) -> tuple[_Asked, Any] | None:
         """Wait for an answer; the model pays for the time since it was asked, or since the one before had answered."""
+        began = max(asked.at, self._heard_at)
         with self._watched(asked.model):
-            scores = asked.answer()
-            before, self._heard_at = max(asked.at, self._heard_at), time.monotonic()
-            self._bill(asked.model, self._heard_at - before)
+            try:
+                scores = asked.answer()
+            finally:
+                self._heard_at = time.monotonic()
+            self._bill(asked.model, self._heard_at - began)
             return asked, scores
         return None
 

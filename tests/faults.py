@@ -42,7 +42,7 @@ def disturb(course: Path, out: str, kills: int, dice: random.Random) -> Counter[
     killed: Counter[str] = Counter()
     process = start(course, out)
     while killed.total() < kills:
-        time.sleep(dice.uniform(0.1, 2.5))
+        time.sleep(dice.uniform(0.1, 4.0))  # a batch takes up to 2 s to start its workers
         if process.poll() is not None:
             process = start(course, out)
             continue

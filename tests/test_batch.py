@@ -12,7 +12,9 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -22,12 +24,12 @@ from grader.batch import grade_batch
 from grader.bench import set_up
 from grader.config import load_assignment
 from grader.errors import InfrastructureError
-from grader.executors import InProcess, LocalWorkers
+from grader.executors import InProcess, LocalWorkers, Workers
 from grader.gradebook import Gradebook
 from grader.intake import collect
 from grader.leaderboard import rows
 from grader.pipeline import grade_submission
-from grader.types import Grade, Status
+from grader.types import Grade, Status, Submission
 from tests import faults
 from tests.conftest import notebook_of
 from tests.small import CHECK, course_in, folder_with, grade_command, scores
@@ -308,6 +310,64 @@ def test_a_grade_whose_recording_failed_is_recorded_once(
         grade_batch(one, bench, book, run_id, workers=workers, watch=lambda event: None, publish=lambda grade: None)
         assert [grade.score for grade in book.history("right")] == [2.0]
     assert len(calls) == (1 if is_kept else 2)
+
+
+def test_who_watches_is_told_of_the_beginning_at_the_beginning(course: Path, tier: str) -> None:
+    """Also where this process does the work itself and has no time for anybody meanwhile."""
+    assignment = load_assignment(course / "assignment")
+    bench = set_up(assignment, assignment.profile("smoke"), tier, str(course / "text.txt"))
+    told: list[str] = []
+
+    class Working(InProcess):
+        def grade(self, *given: Any) -> Any:
+            told.append("at work")
+            return super().grade(*given)
+
+    one = [s for s in collect(course / "submitted", course / "work") if s.student_id == "right"]
+    watch, record = (lambda event: told.append(event.kind)), (lambda grade: None)
+    batch.grade_each(one, bench, record=record, watch=watch, workers=Working(bench))
+    assert told == ["started", "at work", "graded"]
+
+
+def test_what_runners_contradict_each_other_on_waits_for_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine decides, and after a fault of its own decides again, when no runner is left and others wait."""
+
+    class Here(Workers):
+        """A machine that fails at first, and no runner beside it."""
+
+        slots, is_remote, asked = 0, True, 0
+
+        def __init__(self, *_: object) -> None: ...
+
+        def submit(self, task: Any, *given: Any, **_: Any) -> Any:
+            Here.asked += 1
+            future: Future[Any] = Future()
+            if Here.asked == 1:
+                future.set_exception(InfrastructureError("its disk was full"))
+            return future
+
+        def grade(self, *_: object) -> Any:
+            raise AssertionError("there is nobody")
+
+        def where(self, future: Any) -> str:
+            return ""
+
+        def kill(self) -> None: ...
+
+    monkeypatch.setattr(batch, "LocalWorkers", Here)
+    monkeypatch.setattr(batch, "BACK_OFF_S", 0.0)
+    class_of_two = [Submission(student_id=name, path="", sha256="", submitted_at="") for name in ("other", "ann")]
+    told: list[tuple[str, str]] = []
+    bench: Any = None
+    running = batch._Batch(
+        class_of_two[:1], bench, Here(), lambda grade: None, lambda event: told.append((event.kind, event.student_id))
+    )
+    monkeypatch.setattr(running._audit, "heard", lambda student: ["p", "q"] if student == "ann" else [])
+    running._line_up(class_of_two[1])
+    for _ in range(2):
+        running._hand_out(0)
+        running._collect()
+    assert told == [("started", "ann"), ("failed", "ann"), ("started", "ann")]
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,9 @@ Held-out text of {chars:,} characters is read in lock-step by the models of the 
 character before it is shown it. The floor is teacher forcing: the same model reads the same text, up to 64 characters
 at once, without a sandbox. What lies above it is the price of being sure that no model looks ahead; what of that is the
 price of a step, and not of the sandbox and of the grader, the second floor says: the same steps by the models alone.
-Much of the price is paid by the step, not by the character: with four times as many lanes it hardly shows. “Some lanes
-again” asks for part of the text twice, which catches scores that depend on more than their text; the last row is all
-that a submission is asked, the test text and spliced text included, beside held-out text only.
+Much of the price is paid by the step, not by the character: with four times as many lanes little of it is left.
+“Some lanes again” asks for part of the text twice, which catches scores that depend on more than their text; the last
+row is all that a submission is asked, the test text and spliced text included, beside held-out text only.
 """,
     "simulated": """
 Tasks that only sleep are handed to as many slots of a Dask cluster: the coordinator and the scheduler are real. The

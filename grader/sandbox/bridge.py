@@ -233,14 +233,23 @@ class Session:
         """Send a request; several may be sent, without functions, before the first is answered. Raises as `request`."""
         if self._over:
             raise self._over
-        callbacks: list[Callable[..., Any]] = []
-        with self._hearing():
-            self._send(message, values or {}, callbacks, self._deadline())
+        deadline, callbacks = self._deadline(), list[Callable[..., Any]]()
+        frame = _frame({**message, "wall_s": deadline - time.monotonic()}, values or {}, callbacks)
+        if self._asked and (callbacks or self._asked[-1]):
+            raise TypeError("what is asked together may hold no function: its calls would cross with what is asked")
+        try:
+            with self._hearing():
+                self._send(frame, deadline)
+        except StudentError as error:  # half a request leaves nothing that could be asked
+            self._over = self._over or SessionOver(error.outcome, str(error))
+            raise self._over from error
         self._asked.append(callbacks)
 
     def answer(self) -> Any:
         """The answer to the first request that has none; its time begins now. Raises as `request` does."""
         callbacks, deadline = self._asked.popleft(), self._deadline()
+        if self._over:
+            raise self._over
         with self._hearing():
             while True:
                 answer, body = self._receive(deadline)
@@ -303,13 +312,13 @@ class Session:
             raise StudentError(
                 Outcome.FAILED, f"A function given to the code was called in a wrong way ({kind})."
             ) from error
-        self._send({"op": "return"}, {"value": result}, [], deadline)
+        self._send(_frame({"op": "return"}, {"value": result}, []), deadline)
 
     def _refuse(self, deadline: float) -> None:
         """Stop the call that led to a callback, and wait until it is over."""
-        self._send({"op": "refuse"}, {}, [], deadline)
+        self._send(_frame({"op": "refuse"}, {}, []), deadline)
         while "callback" in self._receive(deadline)[0]:
-            self._send({"op": "refuse"}, {}, [], deadline)
+            self._send(_frame({"op": "refuse"}, {}, []), deadline)
 
     def _interrupt(self) -> StudentError:
         """A call is out of time: interrupt it, and keep the session only if it answers to that."""
@@ -320,23 +329,15 @@ class Session:
             self._sealed.control.sendall(b"i")
             deadline = time.monotonic() + INTERRUPT_GRACE_S
             while "callback" in self._receive(deadline)[0]:
-                self._send({"op": "refuse"}, {}, [], deadline)
+                self._send(_frame({"op": "refuse"}, {}, []), deadline)
         except (EOFError, OSError, wire.WireError):
             self._over = SessionOver(Outcome.TIMED_OUT, str(late))
             return self._over
         return late
 
-    def _send(
-        self,
-        message: dict[str, Any],
-        values: Mapping[str, Any],
-        callbacks: list[Callable[..., Any]],
-        deadline: float,
-    ) -> None:
-        encoder = wire.Encoder(lambda value: leave(value, callbacks))
-        nodes = {name: encoder.node(value) for name, value in values.items()}
+    def _send(self, frame: bytes, deadline: float) -> None:
         self._sealed.bridge.settimeout(max(0.01, deadline - time.monotonic()))
-        self._sealed.bridge.sendall(wire.pack({**message, **nodes}, encoder.body))
+        self._sealed.bridge.sendall(frame)
 
     def _receive(self, deadline: float) -> tuple[dict[str, Any], bytes]:
         return wire.read_frame(lambda n: _read(self._sealed.bridge, n, deadline))
@@ -350,15 +351,15 @@ _SENTENCES = {
 }
 
 
-_RUN_OUTCOMES = (
-    "PASSED",
-    "RAISED",
-    "TIMED_OUT",
-    "MEMORY_EXCEEDED",
-    "OUTPUT_EXCEEDED",
-    "KERNEL_DIED",
-    "GPU_MEMORY_EXCEEDED",
-)
+_RUN_OUTCOMES = ["PASSED", "RAISED", "TIMED_OUT", "MEMORY_EXCEEDED", "OUTPUT_EXCEEDED", "KERNEL_DIED"]
+_RUN_OUTCOMES += ["GPU_MEMORY_EXCEEDED"]
+
+
+def _frame(message: dict[str, Any], values: Mapping[str, Any], callbacks: list[Callable[..., Any]]) -> bytes:
+    """A request; the functions among its values, which stay here, are added to `callbacks`."""
+    encoder = wire.Encoder(lambda value: leave(value, callbacks))
+    nodes = {name: encoder.node(value) for name, value in values.items()}
+    return wire.pack({**message, **nodes}, encoder.body)
 
 
 def _execution(outcome: Outcome, message: str, started: float, notebook: bytes = b"") -> Execution:

@@ -18,7 +18,8 @@ def read(student, name, text):
     symbols = symbols_of(text)[starts + np.arange(STEPS + 1)[:, None]]
     opened = student.keep(student.stubs.ref("open_model"), name, LANES)
     what, shape = f"what {name} makes of one character in each of {LANES} texts", (LANES, len(ALPHABET))
-    scores = [as_array(student.stubs.step(opened, column.tolist()), what, shape) for column in symbols[:-1]]
+    columns = ["".join(ALPHABET[symbol] for symbol in column) for column in symbols[:-1]]
+    scores = [as_array(student.stubs.step(opened, column), what, shape) for column in columns]
     return np.stack(scores[WARM_UP:]), symbols[WARM_UP + 1 :]
 
 

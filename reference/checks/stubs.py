@@ -715,7 +715,7 @@ def _run_laid_out(layer, params, inputs, states):
         if found.is_current():
             found.has_lasted = True
             return answer
-    if len(_laid_out_last) >= MOST_LAYERS:
+    if id(layer) not in _laid_out_last and len(_laid_out_last) >= MOST_LAYERS:
         _laid_out_last.clear()
     _laid_out_last[id(layer)] = found = _LaidOut(layer, params)
     return found.run(layer, inputs, states)

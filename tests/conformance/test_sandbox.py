@@ -247,6 +247,10 @@ def test_calls_that_are_begun_together_are_answered_in_order(start: Start) -> No
     with pytest.raises(StudentError) as late:
         second()
     assert (late.value.outcome, third()) == (Outcome.TIMED_OUT, 3)
+    waiting = student.begin(f, 3)
+    with pytest.raises(TypeError, match="no function"):
+        student.begin(f, len)
+    assert waiting() == 3
     before, last, after = (student.begin(f, x) for x in (3, 4, 5))
     assert before() == 3
     for answer in (last, after):

@@ -24,6 +24,7 @@ import course  # noqa: E402  the path is set above
 import expect  # noqa: E402
 import fakes  # noqa: E402
 import oracle  # noqa: E402
+import reading  # noqa: E402
 import weights as readable  # noqa: E402
 
 B, T, V, H = 3, 5, 7, 4
@@ -563,6 +564,22 @@ def test_lock_step_speaks_characters_whatever_the_order_of_the_indices(as_dict: 
         assert scores.shape == (3, 27)
         assert scores.argmax(axis=1).tolist() == [(symbol + 1) % 27 for symbol in symbols]
     assert opened.state[0].asnumpy().tolist() == [[[2], [2], [2]]]
+
+    class Student:
+        """Whom the checks ask."""
+
+        def keep(self, target: Callable[..., Any], *given: Any) -> Any:
+            return target(*given)
+
+        class stubs:
+            ref = staticmethod(stubs.get)
+
+            @staticmethod
+            def step(opened: Any, text: str) -> Any:
+                return stubs["step"](opened, text).asnumpy()
+
+    scores, came = reading.read(Student(), "lstm", alphabet * 30)
+    assert scores.argmax(axis=-1).tolist() == came.tolist()
 
 
 def fakes_alphabet() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -181,6 +182,24 @@ def test_the_model_that_was_at_work_is_blamed_for_the_end() -> None:
     with pytest.raises(ModelEnded, match="While bad was asked: The kernel died") as ended:
         lockstep_nats(student, ["bad", "good"], lanes_of(np.arange(80) % V, 2), np.random.default_rng(0))
     assert ended.value.model == "bad"
+
+
+def test_a_model_pays_for_its_own_time_only() -> None:
+    """One that is asked while another takes long, and fails, has all of its patience left."""
+
+    class Hanging(Slow):
+        def step(self, name: str, text: str) -> Any:
+            if name == "hangs":
+                time.sleep(0.6)
+                raise StudentError(Outcome.TIMED_OUT, "too long")
+            return super().step(name, text)
+
+    lanes, patience = lanes_of(np.arange(80) % V, 2), {"open": 0.5}
+    for models in (["hangs", "open"], ["open", "hangs"]):
+        student = Hanging(lambda shown: np.zeros((len(shown), V)))
+        found = lockstep_nats(student, models, lanes, np.random.default_rng(0), patience=patience)
+        assert isinstance(found["hangs"], StudentError)
+        assert not isinstance(found["open"], StudentError), found["open"]
 
 
 def test_scores_that_are_none_cost_no_other_model_an_answer() -> None:
