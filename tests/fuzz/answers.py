@@ -12,6 +12,7 @@ import math
 import random
 import sys
 import types
+from collections import deque
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -80,7 +81,7 @@ class Replayed(Session):
     def __init__(self, bench: Bench, frames: list[Frame]) -> None:
         self.limits, self.device = bench.profile.limits, "cpu"
         self._check_deadline, self._killed_for, self._over = math.inf, None, None
-        self._frames, self._oom_kills = iter(frames), oom_kills()
+        self._frames, self._oom_kills, self._asked = iter(frames), oom_kills(), deque()
         self._sealed: Any = types.SimpleNamespace(bridge=mock.Mock())  # what is sent goes nowhere
 
     def _receive(self, deadline: float) -> Frame:
