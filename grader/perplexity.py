@@ -30,7 +30,7 @@ ALPHABET = " abcdefghijklmnopqrstuvwxyz"  # the order in which symbols and score
 WARM_UP_CHARS = 20  # shown at the head of each lane, not scored
 BOOTSTRAP_SAMPLES = 2000
 LARGEST_SCORE = 1e30  # sums of losses stay finite
-IN_FLIGHT = 2  # models that are asked and have not answered
+IN_FLIGHT = 4  # models that are asked and have not answered, at most
 TWINS = 8  # lanes that are shown at two places of the batch
 SAMPLED = 16  # lanes that come once more among others, and whose answers are kept: the twins, and some unknown ones
 SPLICED_CHARS = 20_000  # of the held-out text, cut up and shuffled
@@ -99,11 +99,11 @@ Judge = Callable[[str, Reading], float | None]
 
 
 class ModelEnded(SessionOver):
-    """The student's process ended while a model was asked."""
+    """The student's process ended while models were asked: one of these."""
 
-    def __init__(self, error: SessionOver, model: str) -> None:
-        super().__init__(error.outcome, f"While {model} was asked: {error}")
-        self.model = model
+    def __init__(self, error: SessionOver, models: Sequence[str]) -> None:
+        super().__init__(error.outcome, f"While {' or '.join(models)} was asked: {error}")
+        self.models = models
 
 
 class _Asked(NamedTuple):
@@ -124,47 +124,55 @@ class _Readers:
         Raises ModelEnded, here and below.
         """
         self._student, self._rows, self._left = student, rows, dict(patience)
-        self._heard_at = 0.0
         self._sessions: dict[str, Handle] = {}
+        self._asked: deque[_Asked] = deque()
+        self._took_s: dict[str, float] = {}  # by model, for its last answer
         self.wrong: dict[str, StudentError] = {}
         for model in models:
             with self._watched(model):
                 self._sessions[model] = student.keep(student.stubs.ref("open_model"), model, rows)
 
-    def read(self, texts: Array, take: Callable[[str, int, Array], None]) -> None:
+    def read(self, texts: Array, take: Callable[[str, int, Array], None], at_once: int) -> None:
         """Show texts [rows, T] to each model, symbol by symbol.
 
         `take(model, t, ln p of what follows symbol t [rows, V])` is called for each answer, in their order, while the
-        next one is worked out: what is shown then was chosen before, and all scores for it are here. The next model is
-        asked while one is at work, so that their process need not wait for us.
+        next one is worked out: what is shown then was chosen before, and all scores for it are here. The next models
+        are asked while one is at work, so that their process need not wait for us; but `at_once` at most, and none
+        beside one that pays for its time. The slowest is asked first: the others are prepared while it works.
         """
         step = self._student.stubs.ref("step")
         letters = np.frombuffer(ALPHABET.encode(), np.uint8)[texts]
-        asked: deque[_Asked] = deque()
         came: tuple[_Asked, Any] | None = None  # an answer that nobody has looked at
+
+        def hear_until(left: int) -> None:
+            nonlocal came
+            while len(self._asked) > left:
+                self._look_at(came, take)
+                came = self._hear(self._asked[0])
+                self._asked.popleft()
+
         for t in range(texts.shape[1]):
             shown = letters[:, t].tobytes().decode()
             for model, session in list(self._sessions.items()):
                 if model in self.wrong:
                     continue
-                with self._watched(asked[0].model if asked else model):  # the process ends by what it is at work on
-                    asked.append(_Asked(model, t, time.monotonic(), self._student.begin(step, session, shown)))
-                self._look_at(came, take)
-                came = self._hear(asked.popleft()) if len(asked) == IN_FLIGHT else None
-            while asked:
-                self._look_at(came, take)
-                came = self._hear(asked.popleft())
+                if model in self._left:
+                    hear_until(0)
+                with self._watched(model):
+                    answer = self._student.begin(step, session, shown)
+                    self._asked.append(_Asked(model, t, time.monotonic(), answer))
+                hear_until(0 if t == 0 or model in self._left else at_once - 1)
+            hear_until(0)
+            if t == 0:
+                self._sessions = dict(sorted(self._sessions.items(), key=lambda item: -self._took_s[item[0]]))
         self._look_at(came, take)
 
     def _hear(self, asked: _Asked) -> tuple[_Asked, Any] | None:
-        """Wait for an answer; the model pays for the time since it was asked, or since the one before had answered."""
-        began = max(asked.at, self._heard_at)
+        """Wait for an answer."""
         with self._watched(asked.model):
-            try:
-                scores = asked.answer()
-            finally:
-                self._heard_at = time.monotonic()
-            self._bill(asked.model, self._heard_at - began)
+            scores = asked.answer()
+            self._took_s[asked.model] = time.monotonic() - asked.at
+            self._bill(asked.model, self._took_s[asked.model])
             return asked, scores
         return None
 
@@ -186,8 +194,8 @@ class _Readers:
     def _watched(self, model: str) -> Iterator[None]:
         try:
             yield
-        except SessionOver as error:
-            raise ModelEnded(error, model) from error
+        except SessionOver as error:  # by what the process is at work on, which need not be what is asked
+            raise ModelEnded(error, [asked.model for asked in self._asked] or [model]) from error
         except StudentError as error:
             self.wrong.setdefault(model, error)
             self._sessions.pop(model, None)
@@ -201,6 +209,7 @@ def lockstep_nats(
     *,
     again: bool = False,
     patience: Mapping[str, float] | None = None,
+    at_once: int = IN_FLIGHT,
 ) -> dict[str, Reading | StudentError]:
     """Losses −ln p(x_t | x_<t) of each model on lanes [B, W + L], as nats [B, L]; or what the model did wrong.
 
@@ -208,7 +217,7 @@ def lockstep_nats(
     character, so that none can remember for another what comes. Lanes are shown in random order, some of them twice,
     and `again`, these and some others once more among other texts: scores that depend on more than the text of their
     lane are no scores. A model may take so many seconds, if `patience` says. Raises ModelEnded if the student's process
-    ended.
+    ended; by which model is known for sure if one is asked at once.
     """
     lanes, steps = len(text), text.shape[1] - 1
     sample = rng.choice(lanes, min(SAMPLED, lanes), replace=False)
@@ -229,14 +238,14 @@ def lockstep_nats(
         _require_same(log_p[places], sampled[model][:, t], "when it is asked again")
 
     readers = _Readers(student, models, len(rows), patience or {})
-    readers.read(text[rows, :-1], take)
+    readers.read(text[rows, :-1], take, at_once)
     wrong = readers.wrong
     if again:
         others = np.roll(text[rng.choice(lanes, len(sample))], steps // 2, axis=1)
         mixed = rng.permutation(2 * len(sample))
         shown, places = np.concatenate([text[sample], others])[mixed], np.argsort(mixed)[: len(sample)]
         readers = _Readers(student, [model for model in models if model not in wrong], len(shown), patience or {})
-        readers.read(shown[:, :-1], take_again)
+        readers.read(shown[:, :-1], take_again, at_once)
         wrong = wrong | readers.wrong
     return {
         model: wrong.get(model) or Reading(nats=nats[model], sample=text[sample], sample_log_p=sampled[model])
@@ -273,19 +282,19 @@ def score_models(
     wrong: dict[str, StudentError] = {}
     patience = {curve.model: patience_s for curve in curves if curve.points == 0}
 
-    def read(text: Array, *, again: bool = False) -> None:
+    def read(text: Array, **how: Any) -> None:
         """One that fails on the texts by which cheating shows is not measured on the other."""
         asked = [model for model in readings if model not in wrong]
-        for model, found in lockstep_nats(student, asked, text, rng, again=again, patience=patience).items():
+        for model, found in lockstep_nats(student, asked, text, rng, patience=patience, **how).items():
             if isinstance(found, StudentError):
                 wrong[model] = found
             else:
                 readings[model].append(found)
 
     try:
-        read(lanes_of(test, lanes))
+        read(lanes_of(test, lanes), at_once=1)
     except ModelEnded as ended:
-        return {curve.model: _unread(curve, ended) for curve in curves if curve.model == ended.model}
+        return {curve.model: _unread(curve, ended) for curve in curves if curve.model in ended.models}
     try:
         read(lanes_of(held_out, lanes), again=True)
         read(held_out[places])

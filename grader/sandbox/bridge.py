@@ -51,6 +51,7 @@ class Session:
     """One notebook in one sandbox, from its start until `close`."""
 
     _failed = False  # the run, or a call with MXNet's own error
+    _is_owed = False  # one of the calls that are asked together was interrupted, and has not answered yet
 
     def __init__(
         self,
@@ -252,7 +253,10 @@ class Session:
             raise self._over
         with self._hearing():
             while True:
-                answer, body = self._receive(deadline)
+                try:
+                    answer, body = self._receive(deadline)
+                except TimeoutError:
+                    return self._interrupted(*self._interrupt())
                 if "callback" not in answer:
                     break
                 self._call_back(answer, body, callbacks, deadline)
@@ -267,7 +271,8 @@ class Session:
         try:
             yield
         except TimeoutError:
-            raise self._interrupt() from None
+            self._interrupt()
+            raise self._late() from None
         except (EOFError, OSError, wire.WireError) as error:
             cause = self._cause(error)
             self._over = SessionOver(cause, _SENTENCES[cause])
@@ -282,6 +287,9 @@ class Session:
         if not isinstance(error, dict):
             raise wire.WireError("an answer of no known kind")
         kind, text = str(error.get("type"))[:80], str(error.get("message"))
+        if kind == "KeyboardInterrupt" and self._is_owed:
+            self._is_owed = False
+            raise self._late()
         if kind == "NotImplementedError":
             raise StudentError(Outcome.MISSING, "This part is still the stub: it raises NotImplementedError.")
         if kind == "MemoryError":
@@ -320,20 +328,29 @@ class Session:
         while "callback" in self._receive(deadline)[0]:
             self._send(_frame({"op": "refuse"}, {}, []), deadline)
 
-    def _interrupt(self) -> StudentError:
-        """A call is out of time: interrupt it, and keep the session only if it answers to that."""
-        limit = self.limits.check_wall_s
-        late = StudentError(Outcome.TIMED_OUT, f"The code was still running after {limit:.0f} s.")
+    def _interrupt(self) -> tuple[dict[str, Any], bytes]:
+        """A call is out of time: interrupt it, and keep the session only if something is answered to that."""
         try:
             self._sealed.control.settimeout(1)
             self._sealed.control.sendall(b"i")
             deadline = time.monotonic() + INTERRUPT_GRACE_S
-            while "callback" in self._receive(deadline)[0]:
+            while "callback" in (found := self._receive(deadline))[0]:
                 self._send(_frame({"op": "refuse"}, {}, []), deadline)
+            return found
         except (EOFError, OSError, wire.WireError):
-            self._over = SessionOver(Outcome.TIMED_OUT, str(late))
-            return self._over
-        return late
+            late = self._late()
+            self._over = SessionOver(late.outcome, str(late))
+            raise self._over from None
+
+    def _interrupted(self, answer: dict[str, Any], body: bytes) -> Any:
+        """What was answered to an interrupt: if it is a result, it may be another call that took too long."""
+        if "ok" not in answer or not self._asked:
+            raise self._late()
+        self._is_owed = True
+        return self._answered(answer, body)
+
+    def _late(self) -> StudentError:
+        return StudentError(Outcome.TIMED_OUT, f"The code was still running after {self.limits.check_wall_s:.0f} s.")
 
     def _send(self, frame: bytes, deadline: float) -> None:
         self._sealed.bridge.settimeout(max(0.01, deadline - time.monotonic()))

@@ -6,19 +6,23 @@ the standard library, MXNet and `wire.py`, which is bound beside it.
 
 from __future__ import annotations
 
+import gc
 import os
+import select
 import signal
 import socket
 import sys
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import wire  # type: ignore[import-not-found, unused-ignore]  # lies beside this file in the sandbox
 
 TEXT_LIMIT = 4000  # characters of an exception's message or traceback
+BEGUN = 3  # calls that MXNet may be at work on at once
 
 
 class Refused(Exception):
@@ -91,8 +95,20 @@ class OutputCap:
         return capped
 
 
+class _Begun(NamedTuple):
+    """A request that was performed, as far as Python goes: its result may hold arrays that MXNet still works on."""
+
+    wall_s: float  # that it may take
+    result: Any
+    error: bytes | None  # the reply, if it failed
+
+
 class Guest:
-    """Answers one request at a time until the other end says bye or hangs up."""
+    """Answers requests in their order until the other end says bye or hangs up.
+
+    When the next one is here already, it is begun before the last one is answered: MXNet then has work while this
+    process writes and reads.
+    """
 
     def __init__(self, fd: int, names: dict[str, Any]) -> None:
         self._socket = socket.socket(fileno=fd)
@@ -108,15 +124,27 @@ class Guest:
         """Answer requests until the grader is done; what is printed meanwhile goes nowhere."""
         sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  for good
         signal.signal(signal.SIGINT, self._interrupt)
+        gc.freeze()  # what the notebook holds is not looked through again and again
         self._send(wire.pack({"hello": sys.version}))
+        begun: deque[_Begun] = deque()
         while True:
+            if len(begun) == BEGUN or (begun and not self._is_asked()):
+                self._send(self._finished(begun.popleft()))
+                if begun:  # its time begins now, at the other end, too
+                    self._due = time.monotonic() + begun[0].wall_s / 2
+                continue
             try:
                 message, body = wire.read_frame(self._read)
             except EOFError:
                 return
             if message["op"] == "bye":
                 return
-            self._send(self._answer(message, body))
+            if not begun:
+                self._due = time.monotonic() + message["wall_s"] / 2
+            begun.append(self._begun(message, body))
+
+    def _is_asked(self) -> bool:
+        return bool(select.select([self._socket], [], [], 0)[0])
 
     def _interrupt(self, _signal: int, _frame: Any) -> None:
         """A call that takes too long is interrupted; the frames in between never are, nor is the next call."""
@@ -124,17 +152,25 @@ class Guest:
             self._in_student_code = False
             raise KeyboardInterrupt
 
-    def _answer(self, message: dict[str, Any], body: bytes) -> bytes:
-        self._due = time.monotonic() + message["wall_s"] / 2
+    def _begun(self, message: dict[str, Any], body: bytes) -> _Begun:
         try:
             self._in_student_code = True
-            result = self._perform(message, self._decoder(body))
-            encoder = wire.Encoder(self._leave)
-            reply: bytes = wire.pack({"ok": encoder.node(result)}, encoder.body)
-        except MissingName as error:
-            reply = wire.pack({"missing": str(error.args[0])})
+            return _Begun(message["wall_s"], self._perform(message, self._decoder(body)), None)
         except BaseException as error:  # noqa: BLE001  whatever student code raises, SystemExit too, is an answer
-            reply = wire.pack({"error": _describe(error)})
+            return _Begun(message["wall_s"], None, _failed(error))
+        finally:
+            self._in_student_code = False
+
+    def _finished(self, begun: _Begun) -> bytes:
+        """The reply, when all arrays are there."""
+        if begun.error:
+            return begun.error
+        try:
+            self._in_student_code = True
+            encoder = wire.Encoder(self._leave)
+            reply: bytes = wire.pack({"ok": encoder.node(begun.result)}, encoder.body)
+        except BaseException as error:  # noqa: BLE001  an error of MXNet comes when its arrays are asked for
+            reply = _failed(error)
         finally:
             self._in_student_code = False
         return reply
@@ -232,6 +268,16 @@ def _to_mxnet(array: Any) -> Any:
     made = mxnet.nd.empty(array.shape, ctx=device(), dtype=array.dtype)
     made._sync_copyfrom(array)  # what nd.array comes to; checks hand over thousands of small arrays
     return made
+
+
+def _failed(error: BaseException) -> bytes:
+    """The reply to a request that raised."""
+    reply: bytes
+    if isinstance(error, MissingName):
+        reply = wire.pack({"missing": str(error.args[0])})
+    else:
+        reply = wire.pack({"error": _describe(error)})
+    return reply
 
 
 def _describe(error: BaseException) -> dict[str, str]:

@@ -39,7 +39,8 @@ class Student:
     def begin(self, target: Ref | Handle, *args: Any) -> Callable[[], Any]:
         """Begin to call, after what was begun before; what is returned waits for the result. Results come in order.
 
-        Nothing that is begun may be handed a function. Both raise StudentError.
+        Nothing that is begun may be handed a function. A call that ends the process takes the results of some before
+        it with it. Both raise StudentError.
         """
         self._session.ask({"op": "call", "keep": False}, {"target": target, "args": list(args), "kwargs": {}})
         return self._session.answer
