@@ -31,7 +31,18 @@ sys.path.insert(0, HERE)
 import runner  # type: ignore[import-not-found, unused-ignore]  # noqa: E402  lies beside this file in the sandbox
 
 os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # as the kernel would
-WARM = ("nbformat", "nbclient", "jupyter_client.asynchronous", "ipykernel.kernelapp", "IPython.core.completer")
+WARM = (
+    *("nbformat.v4", "nbclient", "jupyter_client.asynchronous", "jupyter_client.provisioning"),
+    *(
+        "tornado.platform.asyncio",
+        "ipykernel.kernelapp",
+        "ipykernel.debugger",
+        "ipykernel.kernelspec",
+        "ipykernel_launcher",
+    ),
+    *(f"IPython.core.{name}" for name in ("completer", "completerlib", "debugger", "logger", "oinspect", "pylabtools")),
+    *("IPython.extensions.storemagic", "IPython.utils.wildcard", "faulthandler", "pdb", "sqlite3"),
+)
 WARM_FOR_NOTEBOOKS = ("mxnet", "matplotlib.pyplot", "matplotlib_inline.backend_inline")
 FDS = 4  # of a request: control, bridge, job, standard error
 
@@ -55,8 +66,13 @@ def main() -> None:
     requests = socket.socket(fileno=int(sys.argv[1]))
     code, layout = os.pread(int(sys.argv[2]), 1 << 16, 0), json.loads(sys.argv[3])
     os.close(int(sys.argv[2]))
+    # nobody debugs here, and every kernel would import a debugger: 0.1 s each time
+    sys.modules["debugpy"] = None  # type: ignore[assignment]
     for name in WARM:
         importlib.import_module(name)
+    del sys.modules["debugpy"]
+    # what every client would look for among all packages, and is the same each time
+    sys.modules["jupyter_client.provisioning"].KernelProvisionerFactory.instance()
     for name in WARM_FOR_NOTEBOOKS:
         with contextlib.suppress(ImportError):  # the notebook that wants it will hear so
             importlib.import_module(name)
