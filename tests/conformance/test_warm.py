@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(
 )
 FACTS = """
 import os, resource, signal, socket, sys
-hidden = ("PWD", "JPY_PARENT_PID", "JPY_SESSION_NAME", "PYDEVD_USE_FRAME_EVAL")  # the last: a debugger's, which copies lack
+hidden = ("PWD", "JPY_PARENT_PID", "JPY_SESSION_NAME", "PYDEVD_USE_FRAME_EVAL")  # the last: a debugger's
 facts = {
     "environment": {name: value for name, value in os.environ.items() if name not in hidden},
     "paths": [os.getcwd(), *sys.path],
