@@ -31,6 +31,7 @@ from grader.tables import (
     RULES,
     RUNS,
     SUBMISSIONS,
+    seconds_of,
 )
 from grader.types import CheckResult, Flag, Grade, Mark, Outcome, PerplexityScore, Rules, Status
 
@@ -155,7 +156,7 @@ class Gradebook:
             last = connection.execute(held).mappings().first()
         if last is None or dict(last) != row:
             with self._writing() as connection:
-                _insert(connection, RULES, row)
+                _insert(connection, RULES, row | {"due_s": seconds_of(rules.due)})
         if rules == Rules():
             return self.latest()
         late = sa.select(COUNTING)
@@ -164,7 +165,7 @@ class Gradebook:
         found, ids = [], sorted(chosen)
         for grade_id, grade in zip(ids, self._of_ids(ids), strict=True):
             one = chosen[grade_id]
-            found.append(replace(grade, late_days=one.late_days, late_penalty=one.late_penalty))
+            found.append(replace(grade, late_days=int(one.late_days), late_penalty=float(one.late_penalty)))
         return self._as_they_stand(found, ids)
 
     def _as_they_stand(self, grades: Sequence[Grade], ids: Sequence[int]) -> list[Grade]:
@@ -280,7 +281,9 @@ def _submission_id(connection: sa.Connection, grade: Grade) -> int:
     }
     same = [SUBMISSIONS.c[name] == value for name, value in row.items()]
     known = connection.execute(sa.select(SUBMISSIONS.c.id).where(*same)).scalar()
-    return int(known) if known is not None else _insert(connection, SUBMISSIONS, row)
+    if known is not None:
+        return int(known)
+    return _insert(connection, SUBMISSIONS, row | {"submitted_s": seconds_of(grade.submitted_at)})
 
 
 def _among(bound: sa.Engine | sa.Connection, column: sa.Column[int], ids: Sequence[int]) -> sa.ColumnElement[bool]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from grader.database import make_engine, upgrade
 from grader.errors import InfrastructureError
+from grader.tables import RECKON
 
 TABLES = ("runs", "submissions", "grades", "check_results", "perplexity_scores", "flags", "marks", "rules")
 PARTS = ("check_results", "perplexity_scores", "flags")
@@ -100,6 +101,8 @@ def _copy(damaged: sqlite3.Connection, fresh: Path) -> list[str]:
                 "Nothing of the gradebook can be read, and it was left as it is: put a backup in its place."
             )
         said += _drop_torn(target)
+        if "standings" in there:
+            target.execute(RECKON)
         for _, sql in triggers:
             target.execute(sql)
         target.execute("COMMIT")

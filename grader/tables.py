@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import datetime, timezone
 from typing import Any
 
 import sqlalchemy as sa
@@ -52,6 +53,15 @@ class _Names(sa.TypeDecorator[dict[str, str]]):
         return {} if value is None else dict(json.loads(value))
 
 
+def seconds_of(moment: str) -> int | None:
+    """Seconds since 1970 of a time as text; without a zone it is UTC, and what is no time is None."""
+    try:
+        when = datetime.fromisoformat(moment.replace("Z", "+00:00"))
+        return math.floor(when.replace(tzinfo=when.tzinfo or timezone.utc).timestamp())
+    except (ValueError, OverflowError):
+        return None
+
+
 METADATA = sa.MetaData()
 
 
@@ -86,6 +96,7 @@ SUBMISSIONS = _table(
     "submissions",
     _key(),
     *_text("student_id", "sha256", "submitted_at"),
+    sa.Column("submitted_s", sa.BigInteger),  # `seconds_of` it
     sa.UniqueConstraint("student_id", "sha256", "submitted_at", name="one_row_a_submission"),
 )
 GRADES = _table(
@@ -149,7 +160,19 @@ RULES = _table(
     *_text("counts", "due"),
     *_number("grace_minutes", "penalty_per_day"),
     sa.Column("max_days", sa.Integer),
+    sa.Column("due_s", sa.BigInteger),
 )
+# What counted of a student after each grade and each change of the rules; the last row holds. Triggers add to it.
+STANDINGS = _table(
+    "standings",
+    _key(),
+    *_text("student_id"),
+    _refers("grade_id", "grades"),
+    *(sa.Column(name, sa.Integer, nullable=False) for name in ("attempt", "late_days")),
+    *_number("late_penalty"),
+    sa.Index("standings_by_student", "student_id"),
+)
+RECKON = "INSERT INTO standings (student_id, grade_id, attempt, late_days, late_penalty) SELECT * FROM reckoned"
 # Views: tables to a query only.
 LATEST = sa.table("latest", sa.column("student_id", _Text), sa.column("grade_id", sa.Integer))
 COUNTING = sa.table(

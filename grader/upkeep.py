@@ -33,7 +33,7 @@ from grader.migrations import postgresql
 from grader.outputs import missing_files
 from grader.place import shown
 from grader.salvage import adding_up, salvage
-from grader.tables import METADATA
+from grader.tables import METADATA, RECKON
 from grader.types import Status
 
 # By kind, name and words of what a server's gradebook has; a trigger that is switched off has other words.
@@ -43,6 +43,7 @@ SERVER_OBJECTS = {
     "function": "SELECT proname, prosrc FROM pg_proc WHERE pg_function_is_visible(oid)",
     "view": "SELECT relname, '' FROM pg_class WHERE relkind = 'v' AND pg_table_is_visible(oid)",
 }
+VIEWS = {"latest", "attempts", "judged", "reckoned", "counting"}  # of what counts; the first schemas had others
 MENDED_IN_PLACE = ("trigger", "view", "index")  # they hold no data of their own
 
 Query = Callable[[str], Iterable[Any]]
@@ -81,6 +82,8 @@ def check(path: Path, out: Path | None = None, *, busy: bool = False) -> list[Pr
             for table, rowid, parent, _ in connection.execute("PRAGMA foreign_key_check"):
                 found.append(_orphan(rowid, table, parent))
             found += _contents(connection.execute)
+            if {name for _, name in schema_of(connection)} >= VIEWS:
+                found += _stale(connection.execute)
             found += _files(connection.execute, out or path.parent)
     return found
 
@@ -105,6 +108,8 @@ def check_server(url: sa.URL, out: Path) -> list[Problem]:
             return [Problem(what=older)]
         found = [*_server_schema(connection, compare_metadata(context, METADATA)), *_orphans(connection)]
         found += _contents(connection.exec_driver_sql)
+        if set(sa.inspect(connection).get_view_names()) >= VIEWS:
+            found += _stale(connection.exec_driver_sql)
         found += _files(connection.exec_driver_sql, out)
     return found
 
@@ -128,6 +133,9 @@ def repair(path: Path) -> list[str]:
                 connection.execute(f'DROP {kind} IF EXISTS "{name}"')
                 connection.execute(sql)
                 done.append(f"The {kind} {name} was made again.")
+        if ("table", "standings") in there and (stale := list(_stale(connection.execute))):
+            connection.execute(RECKON)
+            done.append(f"What counts was reckoned again, for {len(stale)} students otherwise than before.")
         connection.execute("COMMIT")
         if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0 and wal:
             done.append("What a killed process had left beside the gradebook was moved into it.")
@@ -281,6 +289,18 @@ def _contents(execute: Query) -> Iterator[Problem]:
     )
     for grade_id, student in twice:
         yield Problem(what=f"Grade {grade_id} ({student}) repeats the one before: same submission, same key.")
+
+
+def _stale(execute: Query) -> Iterator[Problem]:
+    """Students of whom the view `counting` says otherwise than their grades and the rules."""
+    values = ("grade_id", "attempt", "late_days", "late_penalty")
+    differs = " OR ".join(f"counting.{value} != reckoned.{value}" for value in values)
+    rows = execute(
+        "SELECT reckoned.student_id FROM reckoned LEFT JOIN counting ON counting.student_id = reckoned.student_id"
+        f" WHERE counting.grade_id IS NULL OR {differs} ORDER BY 1"
+    )
+    for (student,) in rows:
+        yield Problem(what=f"What counts of {student} is not what the rules say.", repair="it is reckoned again")
 
 
 def _files(execute: Query, out: Path) -> Iterator[Problem]:
