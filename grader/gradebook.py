@@ -17,9 +17,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from grader.database import OURS, make_engine, plain_faults, reading, require_server, upgrade, use_wal, writing
+from grader.database import make_engine, reading, require_server, upgrade, use_wal, writing
 from grader.errors import InfrastructureError, UsageError
-from grader.place import Place, shown
+from grader.faults import OURS, plain_faults
+from grader.place import KNOWN, Place, shown
 from grader.tables import (
     CHECK_RESULTS,
     COUNTING,
@@ -34,6 +35,8 @@ from grader.tables import (
     seconds_of,
 )
 from grader.types import CheckResult, Flag, Grade, Mark, Outcome, PerplexityScore, Rules, Status
+
+AT_ONCE = 500  # numbers in a list, of which Oracle takes 1,000
 
 
 class Gradebook:
@@ -268,6 +271,11 @@ def _add(connection: sa.Connection, run_id: int, grade: Grade) -> None:
 
 
 def _insert(connection: sa.Connection, table: sa.Table, row: dict[str, Any]) -> int:
+    if connection.dialect.name not in KNOWN:
+        number = int(connection.execute(sa.select(sa.func.max(table.c.id))).scalar() or 0) + 1
+        plain = sa.table(table.name, *(sa.column(column.name, column.type) for column in table.c))
+        connection.execute(sa.insert(plain).values(row | {"id": number}))
+        return number
     key = connection.execute(sa.insert(table).values(row)).inserted_primary_key
     assert key is not None, "every table here has a primary key"
     return int(key[0])
@@ -287,10 +295,15 @@ def _submission_id(connection: sa.Connection, grade: Grade) -> int:
 
 
 def _among(bound: sa.Engine | sa.Connection, column: sa.Column[int], ids: Sequence[int]) -> sa.ColumnElement[bool]:
-    """The column is one of these; one parameter, however many there are."""
+    """The column is one of these, of which there may be many."""
     if bound.dialect.name == "sqlite":
         return column.in_(sa.select(sa.func.json_each(json.dumps(ids)).table_valued("value").c.value))
-    return column == sa.any_(sa.cast(ids, sa.ARRAY(sa.Integer)))
+    if bound.dialect.name == "postgresql":
+        return column == sa.any_(sa.cast(ids, sa.ARRAY(sa.Integer)))
+    some = (ids[start : start + AT_ONCE] for start in range(0, len(ids), AT_ONCE))
+    return sa.or_(
+        sa.false(), *(column.in_(sa.bindparam(None, each, expanding=True, literal_execute=True)) for each in some)
+    )
 
 
 def _parts(connection: sa.Connection, table: sa.Table, kind: type, ids: list[int]) -> dict[int, list[dict[str, Any]]]:

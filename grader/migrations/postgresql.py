@@ -142,7 +142,7 @@ $$""",
 
 
 def made(tables: Iterable[str]) -> dict[tuple[str, str], str]:
-    """By kind and name, the words of all the triggers and functions of these tables, and the views (no words).
+    """By kind and name, the words of all the triggers and functions of these tables.
 
     PostgreSQL gives back a trigger as it was written and a function's body, and rewrites a view.
     """
@@ -150,4 +150,4 @@ def made(tables: Iterable[str]) -> dict[tuple[str, str], str]:
     found = {("trigger", statement.split()[2]): statement for statement in triggers}
     for statement in (ONLY_GROWS, OF_THEIR_STUDENT, SECONDS, *STAND[:2]):
         found["function", statement.split()[2].partition("(")[0]] = statement.split("$$")[1]
-    return found | {("view", statement.split()[2]): "" for statement in (LATEST, *VIEWS_0008)}
+    return found
