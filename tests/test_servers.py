@@ -329,6 +329,11 @@ def test_what_counts_is_the_same_as_in_a_file(book: Gradebook, url: sa.URL, tmp_
                 max_days=dice.choice([None, 2]),
             )
             assert book.counting(rules) == file.counting(rules), rules
+        rules = Rules(counts="best", due=DUE.isoformat(), penalty_per_day=0.25)
+        for last in ([], [a_grade("s00", score=9.0, key="z", submission_sha256="z"), a_grade("new", score=None)]):
+            for one in (file, book):
+                one.add(begin(one), *last)
+            assert book.counting(rules) == file.counting(rules)
     with sa.create_engine(url, poolclass=sa.NullPool).connect() as connection:
         zone = {"postgresql": "SET timezone = 'Asia/Tokyo'", "mysql": "SET time_zone = '+09:00'"}
         connection.exec_driver_sql(zone[url.get_backend_name()])  # whoever reads the view, and from where
