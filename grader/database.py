@@ -1,16 +1,15 @@
 """A gradebook as a database: opened, brought to the newest schema, written by one at a time, its faults one sentence.
 
-It is a file of SQLite, or lies on a PostgreSQL server. What the two do differently stands here and in the migrations.
+It is a file of SQLite, or lies in another database. What these do differently stands here and in the migrations: of
+SQLite, PostgreSQL and MySQL (MariaDB) we know how; of any other kind what SQLAlchemy knows.
 """
 
 from __future__ import annotations
 
-import re
-import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,36 +20,19 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
-from grader.errors import GraderError, InfrastructureError, UsageError
-from grader.place import EXAMPLE, PASSWORD, Place, shown
+from grader.errors import InfrastructureError, UsageError
+from grader.faults import LOCKED, plain_faults
+from grader.migrations import anywhere
+from grader.place import EXAMPLE, KNOWN, Place, shown
+from grader.tables import METADATA, MYSQL
 
-# What SQLite says, and the sentence that we make of it; `{path}` is the file.
-USAGE = {
-    "file is not a database": "{path} is not a gradebook (no SQLite database): name another file.",
-    "unable to open database": "The gradebook {path} cannot be opened: its folder must exist, writable.",
-    "readonly database": "The gradebook {path} cannot be written: make it and its folder writable.",
-}
-OURS = {
-    "locked": "The gradebook {path} stayed locked by another process: let that end, then run again.",
-    "malformed": "The gradebook {path} is damaged: `grader db check` with --repair keeps the file and saves what "
-    "can be read of it; or put a backup in its place. Then run again.",
-    "disk is full": "The disk of the gradebook {path} is full: make room, then run the same command again.",
-}
-
-# The same of PostgreSQL: by the code of an error or, as a connection that fails has none, by its words.
-SERVER_USAGE = {
-    "password authentication failed": f"{{path}} refuses the password: give the right one in {PASSWORD}.",
-    "no password supplied": f"{{path}} asks for a password: give it in {PASSWORD}.",
-    "role .* (does not exist|not permitted)": "{path} does not let this user in ({said}): name another user.",
-    "database .* does not exist": "There is no such database as {path}: make it first (`createdb`), or name another.",
-    "invalid connection option": "{path} has an option that its driver does not know ({said}): correct it.",
-    "42501": "The user of {path} may not do that ({said}): to grade, one must be able to make tables and to insert.",
-}
-SERVER_OURS = {
-    "55P03": "The gradebook {path} stayed locked by another process: let that end, then run again.",
-    "53100": "The disk of the gradebook {path} is full: make room on its server, then run the same command again.",
-}
 WRITERS = 7_205_759_403  # of the lock that one writer at a time holds in its database
+MYSQL_WRITERS = (
+    "concat('grader ', left(sha2(database(), 256), 40))"  # the same; there a lock is one of the whole server
+)
+HAVE_MIGRATIONS = ("sqlite", "postgresql")  # from the first schema on
+DRIVERS = {"postgresql": "psycopg", "mysql": "PyMySQL"}
+DRIVERS_THAT_WAIT = ("postgresql", "postgresql+psycopg", "postgresql+psycopg2", "mysql+pymysql", "mariadb+pymysql")
 
 
 def make_engine(place: Place, wait_s: float) -> sa.Engine:
@@ -76,62 +58,108 @@ def make_engine(place: Place, wait_s: float) -> sa.Engine:
 
 
 def _server_engine(url: sa.URL, wait_s: float) -> sa.Engine:
-    patience = {"connect_timeout": max(2, round(wait_s))} if url.get_driver_name().startswith("psycopg") else {}
+    in_time = url.drivername in DRIVERS_THAT_WAIT
     try:
-        engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=patience)
+        engine = sa.create_engine(
+            url, poolclass=sa.NullPool, connect_args={"connect_timeout": max(2, round(wait_s))} if in_time else {}
+        )
     except NoSuchModuleError:
         raise UsageError(f"SQLAlchemy knows no driver {url.drivername!r}: write {EXAMPLE}.") from None
     except ImportError as error:
-        raise UsageError(
-            f"The driver of {shown(url)} is not installed ({error}): pip install 'rnn-grader[postgresql]' has psycopg."
-        ) from None
+        kind = "mysql" if url.get_backend_name() in MYSQL else "postgresql"
+        have = f": pip install 'rnn-grader[{kind}]' has {DRIVERS[kind]}" if url.get_backend_name() in KNOWN else ""
+        raise UsageError(f"The driver of {shown(url)} is not installed ({error}){have or ': install it'}.") from None
     if engine.dialect.is_async:
         raise UsageError(f"{url.drivername!r} is a driver for asyncio, which cannot be used here: write {EXAMPLE}.")
+    anywhere.introduce(engine.dialect)
+    if engine.dialect.name in MYSQL:
+
+        @sa.event.listens_for(engine, "connect")
+        def _set_up(connection: Any, record: Any) -> None:
+            with closing(connection.cursor()) as cursor:  # what does not fit is refused; a table has transactions
+                cursor.execute("SET sql_mode = 'STRICT_ALL_TABLES', default_storage_engine = InnoDB")
+                cursor.execute(f"SET lock_wait_timeout = {_whole(wait_s)}, innodb_lock_wait_timeout = {_whole(wait_s)}")
+
     return engine
+
+
+def _whole(wait_s: float) -> int:
+    return max(1, round(wait_s))
 
 
 @contextmanager
 def writing(engine: sa.Engine, wait_s: float) -> Iterator[sa.Connection]:
-    """One transaction that holds the write lock from its start and so cannot lose it half-way."""
-    with engine.begin() as connection:
-        if engine.dialect.name == "sqlite":
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        else:
-            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {max(1, round(wait_s * 1000))}")
-            if connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "off":
-                connection.exec_driver_sql("SET LOCAL synchronous_commit = on")  # what was added survives a power cut
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS})")
-        yield connection
+    """One transaction that holds the write lock from its start and so cannot lose it half-way.
+
+    Of a kind of database that we do not know there is no lock: of two that write at once the later one is refused.
+    """
+    with engine.connect() as connection:
+        if engine.dialect.name in MYSQL:  # held by the connection, not the transaction: it ends with the connection
+            held = connection.exec_driver_sql(f"SELECT GET_LOCK({MYSQL_WRITERS}, {_whole(wait_s)})").scalar()
+            if held != 1:
+                raise InfrastructureError(LOCKED.format(path=shown(engine.url)))
+            connection.rollback()  # what is read from here on is as of now
+        with connection.begin():
+            if engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            elif engine.dialect.name == "postgresql":
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {max(1, round(wait_s * 1000))}")
+                if connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "off":
+                    connection.exec_driver_sql("SET LOCAL synchronous_commit = on")  # it survives a power cut
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS})")
+            yield connection
 
 
 @contextmanager
 def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """One transaction in which everything is read as of one moment."""
+    """One transaction in which everything is read as of one moment.
+
+    Of a kind of database that we do not know, as that usually reads: as no row is ever changed, what a row that is
+    seen refers to is seen, too.
+    """
     with engine.connect() as connection:
-        if engine.dialect.name == "sqlite":
-            with connection.begin():
+        if engine.dialect.name in ("postgresql", *MYSQL):
+            connection = connection.execution_options(isolation_level="REPEATABLE READ")
+        with connection.begin():
+            if engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN")
-                yield connection
-        else:
-            one_moment = connection.execution_options(isolation_level="REPEATABLE READ")
-            with one_moment.begin():
-                yield one_moment
+            yield connection
 
 
 def require_server(url: sa.URL, wait_s: float = 30.0) -> None:
-    """A server answers, lets us in, and its database can hold every text.
+    """A server answers, lets us in, and its database can hold every text and tells one from another.
 
     Raises:
-        UsageError: it does not let us in, there is no such database, or it has an encoding of its own.
+        UsageError: it does not let us in, there is no such database, or it holds texts in a way of its own.
         InfrastructureError: no server answers.
     """
-    with plain_faults(url), make_engine(url, wait_s).connect() as connection:
+    engine = make_engine(url, wait_s)
+    with plain_faults(url):
+        try:
+            with engine.connect() as connection:
+                _require_texts(connection, url)
+        except RuntimeError as error:  # how PyMySQL says that it lacks what one way of logging in needs
+            raise UsageError(f"The driver of {shown(url)} cannot log in: {str(error).rstrip('.')}.") from error
+
+
+def _require_texts(connection: sa.Connection, url: sa.URL) -> None:
+    kind = connection.dialect.name
+    if kind == "postgresql":
         encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
-    if encoding != "UTF8":
-        raise UsageError(
-            f"The database {shown(url)} holds texts as {encoding}, which is not enough for every name: make one with "
-            "`createdb --encoding UTF8 --template template0`."
-        )
+        if encoding != "UTF8":
+            raise UsageError(
+                f"The database {shown(url)} holds texts as {encoding}, which is not enough for every name: make one "
+                "with `createdb --encoding UTF8 --template template0`."
+            )
+    elif kind in MYSQL:
+        spoken = connection.exec_driver_sql("SELECT @@character_set_client").scalar()
+        if spoken != "utf8mb4":
+            raise UsageError(
+                f"The connection to {shown(url)} speaks {spoken}, which is not enough for every name: write "
+                "`?charset=utf8mb4`, or no charset."
+            )
+    elif connection.execute(sa.select(sa.literal("a", sa.Unicode(1)) == sa.literal("A", sa.Unicode(1)))).scalar():
+        raise UsageError(f"{shown(url)} takes `a` and `A` for the same: make a database with a binary collation.")
 
 
 def use_wal(engine: sa.Engine, wait_s: float) -> None:
@@ -161,6 +189,9 @@ def upgrade(
 ) -> None:
     """Bring the schema to the newest revision; every step and its version record in one transaction.
 
+    MySQL has none for a schema. There, and in databases that we do not know, it is made as a whole, and what an
+    interrupted one left, in which nothing can be yet, is made anew.
+
     Raises:
         UsageError: the database is another program's, or a newer grader's, or holds nothing and `create` is false.
     """
@@ -174,41 +205,23 @@ def upgrade(
         refuse_newer(place, current)
     with writing(engine, wait_s) as connection:
         current = MigrationContext.configure(connection).get_current_revision()  # another process may have been faster
-        if current is None and sa.inspect(connection).get_table_names():
+        tables = sa.inspect(connection).get_table_names() if current is None else ()
+        if tables and not unfinished(connection, tables):
             raise UsageError(f"{shown(place)} is a database of another program, not a gradebook: name another.")
         if current is None and not create:
             raise UsageError(f"There is no gradebook in {shown(place)}: grade first, or name the one that there is.")
+        if current is None and engine.dialect.name not in HAVE_MIGRATIONS:
+            anywhere.make(connection, ScriptDirectory.from_config(config))
+            return
         config.attributes["connection"] = connection
         command.upgrade(config, revision)  # does nothing if another process was faster
 
 
-@contextmanager
-def plain_faults(place: Place) -> Iterator[None]:
-    """Say in one sentence what the database reports, and whose fault it is."""
-    try:
-        yield
-    except GraderError:
-        raise
-    except (SQLAlchemyError, sqlite3.Error) as error:
-        cause = getattr(error, "orig", None) or error
-        said, usage, ours, check = str(cause), USAGE, OURS, "its disk"
-        if isinstance(place, sa.URL):
-            usage, ours, check = SERVER_USAGE, SERVER_OURS, "that its server runs and can be reached"
-            said = _one_line(said, place)
-        code = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)  # psycopg; psycopg2
-        for sentences, kind in ((usage, UsageError), (ours, InfrastructureError)):
-            for part, sentence in sentences.items():
-                if part == code or (code is None and re.search(part, said)):
-                    raise kind(sentence.format(path=shown(place), said=said)) from error
-        raise InfrastructureError(
-            f"The gradebook {shown(place)} could not be used ({said}): check {check}, then run again."
-        ) from error
-
-
-def _one_line(said: str, url: sa.URL) -> str:
-    """The first line of what a driver says, hints and context left out; never with the password in it."""
-    first = said.strip().partition("\n")[0] or "no reason given"
-    return first.replace(url.password, "***") if url.password else first
+def unfinished(connection: sa.Connection, tables: Sequence[str]) -> bool:
+    """Whether these are all that an interrupted `make` left: ours, empty, with a table of revisions that has none."""
+    ours = {*METADATA.tables, anywhere.VERSION}
+    made_here = connection.dialect.name not in HAVE_MIGRATIONS and anywhere.VERSION in tables
+    return made_here and ours.issuperset(tables) and not anywhere.holds_rows(connection)
 
 
 def refuse_newer(place: Place, revision: str) -> None:

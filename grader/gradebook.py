@@ -17,9 +17,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from grader.database import OURS, make_engine, plain_faults, reading, require_server, upgrade, use_wal, writing
+from grader.database import make_engine, reading, require_server, upgrade, use_wal, writing
 from grader.errors import InfrastructureError, UsageError
-from grader.place import Place, shown
+from grader.faults import OURS, plain_faults
+from grader.place import KNOWN, Place, shown
 from grader.tables import (
     CHECK_RESULTS,
     COUNTING,
@@ -31,8 +32,11 @@ from grader.tables import (
     RULES,
     RUNS,
     SUBMISSIONS,
+    seconds_of,
 )
 from grader.types import CheckResult, Flag, Grade, Mark, Outcome, PerplexityScore, Rules, Status
+
+AT_ONCE = 500  # numbers in a list, of which Oracle takes 1,000
 
 
 class Gradebook:
@@ -155,7 +159,7 @@ class Gradebook:
             last = connection.execute(held).mappings().first()
         if last is None or dict(last) != row:
             with self._writing() as connection:
-                _insert(connection, RULES, row)
+                _insert(connection, RULES, row | {"due_s": seconds_of(rules.due)})
         if rules == Rules():
             return self.latest()
         late = sa.select(COUNTING)
@@ -164,7 +168,7 @@ class Gradebook:
         found, ids = [], sorted(chosen)
         for grade_id, grade in zip(ids, self._of_ids(ids), strict=True):
             one = chosen[grade_id]
-            found.append(replace(grade, late_days=one.late_days, late_penalty=one.late_penalty))
+            found.append(replace(grade, late_days=int(one.late_days), late_penalty=float(one.late_penalty)))
         return self._as_they_stand(found, ids)
 
     def _as_they_stand(self, grades: Sequence[Grade], ids: Sequence[int]) -> list[Grade]:
@@ -267,6 +271,11 @@ def _add(connection: sa.Connection, run_id: int, grade: Grade) -> None:
 
 
 def _insert(connection: sa.Connection, table: sa.Table, row: dict[str, Any]) -> int:
+    if connection.dialect.name not in KNOWN:
+        number = int(connection.execute(sa.select(sa.func.max(table.c.id))).scalar() or 0) + 1
+        plain = sa.table(table.name, *(sa.column(column.name, column.type) for column in table.c))
+        connection.execute(sa.insert(plain).values(row | {"id": number}))
+        return number
     key = connection.execute(sa.insert(table).values(row)).inserted_primary_key
     assert key is not None, "every table here has a primary key"
     return int(key[0])
@@ -280,14 +289,21 @@ def _submission_id(connection: sa.Connection, grade: Grade) -> int:
     }
     same = [SUBMISSIONS.c[name] == value for name, value in row.items()]
     known = connection.execute(sa.select(SUBMISSIONS.c.id).where(*same)).scalar()
-    return int(known) if known is not None else _insert(connection, SUBMISSIONS, row)
+    if known is not None:
+        return int(known)
+    return _insert(connection, SUBMISSIONS, row | {"submitted_s": seconds_of(grade.submitted_at)})
 
 
 def _among(bound: sa.Engine | sa.Connection, column: sa.Column[int], ids: Sequence[int]) -> sa.ColumnElement[bool]:
-    """The column is one of these; one parameter, however many there are."""
+    """The column is one of these, of which there may be many."""
     if bound.dialect.name == "sqlite":
         return column.in_(sa.select(sa.func.json_each(json.dumps(ids)).table_valued("value").c.value))
-    return column == sa.any_(sa.cast(ids, sa.ARRAY(sa.Integer)))
+    if bound.dialect.name == "postgresql":
+        return column == sa.any_(sa.cast(ids, sa.ARRAY(sa.Integer)))
+    some = (ids[start : start + AT_ONCE] for start in range(0, len(ids), AT_ONCE))
+    return sa.or_(
+        sa.false(), *(column.in_(sa.bindparam(None, each, expanding=True, literal_execute=True)) for each in some)
+    )
 
 
 def _parts(connection: sa.Connection, table: sa.Table, kind: type, ids: list[int]) -> dict[int, list[dict[str, Any]]]:

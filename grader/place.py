@@ -7,6 +7,7 @@ An address is a SQLAlchemy URL. A password is never kept and never shown: it com
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -17,7 +18,7 @@ from grader.errors import UsageError
 GRADEBOOK = "gradebook.sqlite"
 ADDRESS = "gradebook.url"
 PASSWORD = "GRADER_DB_PASSWORD"
-SERVERS = ("postgresql",)  # beside SQLite; the migrations know how each refuses a change and reads a time
+KNOWN = ("sqlite", "postgresql", "mysql", "mariadb")  # we know how each of these refuses a change
 EXAMPLE = "postgresql+psycopg://USER@HOST/DATABASE"
 
 Place = Path | sa.URL
@@ -57,7 +58,7 @@ def read_url(text: str, where: str) -> Place:
     """A place from a URL, with the password of the environment if it has none; SQLite's is the path of its file.
 
     Raises:
-        UsageError: it is no URL, or of a database that no gradebook can be in.
+        UsageError: it is no URL, or has a password where it would be shown.
     """
     try:
         url = sa.make_url(text)
@@ -68,12 +69,7 @@ def read_url(text: str, where: str) -> Place:
         if not url.database or url.database == ":memory:" or url.query:
             raise UsageError(f"{where} names no file for SQLite: write sqlite:///FILE, nothing after it.")
         return Path(url.database).absolute()
-    if dialect not in SERVERS:
-        known = ", ".join(("sqlite", *SERVERS))
-        raise UsageError(
-            f"{where} names a database of the kind {dialect!r}; a gradebook can be in {known}: write {EXAMPLE}."
-        )
-    if any("password" in name for name in url.query):
+    if any(re.search(r"(?i)passw|\bpwd\b", f"{name}={value}") for name, value in url.query.items()):
         raise UsageError(f"{where} has a password after the question mark: give it in {PASSWORD} instead.")
     given = os.environ.get(PASSWORD)
     return url.set(password=given) if given and url.password is None else url
@@ -82,6 +78,16 @@ def read_url(text: str, where: str) -> Place:
 def shown(place: Place) -> str:
     """For people to read; with stars for a password."""
     return place.render_as_string(hide_password=True) if isinstance(place, sa.URL) else str(place)
+
+
+def untested(place: Place) -> str:
+    """What whoever grades into a kind of database that we do not know should know; empty if we do."""
+    if isinstance(place, Path) or place.get_backend_name() in KNOWN:
+        return ""
+    return (
+        f"WARNING: {place.get_backend_name()} is a kind of database that is untested here, and that does not itself "
+        f"refuse changes: only the grader keeps {shown(place)} append-only."
+    )
 
 
 def address(place: Place) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from grader.database import make_engine, upgrade
 from grader.errors import InfrastructureError
+from grader.tables import RECKON
 
 TABLES = ("runs", "submissions", "grades", "check_results", "perplexity_scores", "flags", "marks", "rules")
 PARTS = ("check_results", "perplexity_scores", "flags")
@@ -61,8 +62,8 @@ def adding_up(execute: Callable[[str], Iterable[Any]], *, wrong: bool) -> list[t
             UNION ALL SELECT grade_id, max(position) + 1 - count(*) FROM flags GROUP BY grade_id
         ), holes AS (SELECT DISTINCT grade_id FROM counts WHERE gaps != 0)
         SELECT grades.id, submissions.student_id,
-            (score IS NULL OR abs(score - coalesce(sums.points, 0)) < 0.006)
-            AND abs(max_score - coalesce(most, 0)) < 0.006 AND holes.grade_id IS NULL AS well
+            CASE WHEN (score IS NULL OR abs(score - coalesce(sums.points, 0)) < 0.006)
+            AND abs(max_score - coalesce(most, 0)) < 0.006 AND holes.grade_id IS NULL THEN 1 ELSE 0 END AS well
         FROM grades JOIN submissions ON submissions.id = submission_id
         LEFT JOIN sums ON sums.grade_id = grades.id LEFT JOIN holes ON holes.grade_id = grades.id ORDER BY grades.id
     """
@@ -100,6 +101,8 @@ def _copy(damaged: sqlite3.Connection, fresh: Path) -> list[str]:
                 "Nothing of the gradebook can be read, and it was left as it is: put a backup in its place."
             )
         said += _drop_torn(target)
+        if "standings" in there:
+            target.execute(RECKON)
         for _, sql in triggers:
             target.execute(sql)
         target.execute("COMMIT")

@@ -4,31 +4,60 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import datetime, timezone
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+
+from grader.place import KNOWN
+
+MYSQL = ("mysql", "mariadb")  # by which of the two a URL may call either
 
 
-class _Text(sa.TypeDecorator[str]):
-    """Text that students had a hand in: a lone surrogate, which UTF-8 cannot hold, is kept as `\\udcff`.
-
-    SQLite keeps everything else as it is; PostgreSQL holds no NUL, which is kept there as `\\x00`.
-    """
+class _Held(sa.TypeDecorator[Any]):
+    """Text as it is, compared character by character; of `length` characters at most, where an index needs an end."""
 
     impl = sa.Text
+    cache_ok = True
+
+    def __init__(self, length: int | None = None) -> None:
+        self.length = length
+        super().__init__()
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
+        if dialect.name in MYSQL:  # a blank at the end is a character, too, which only these collations say
+            said = "utf8mb4_nopad_bin" if getattr(dialect, "is_mariadb", False) else "utf8mb4_0900_bin"
+            return mysql.VARCHAR(self.length, collation=said) if self.length else mysql.LONGTEXT(collation=said)
+        if dialect.name in KNOWN:
+            return super().load_dialect_impl(dialect)
+        return sa.Unicode(self.length) if self.length else sa.UnicodeText()
+
+
+class _Text(_Held):
+    """Text that students had a hand in: a lone surrogate, which UTF-8 cannot hold, is kept as `\\udcff`.
+
+    SQLite and MySQL keep everything else as it is; others may hold no NUL, which is kept there as `\\x00`. For Oracle
+    an empty text is none, and so is kept as a blank.
+    """
+
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
         if value is None:
             return None
         text = value.encode("utf-8", "backslashreplace").decode("utf-8")
-        return text if dialect.name == "sqlite" else text.replace("\0", "\\x00")
+        if dialect.name == "oracle":
+            text = text or " "
+        return text if dialect.name in ("sqlite", *MYSQL) else text.replace("\0", "\\x00")
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> str | None:
+        return "" if value == " " and dialect.name == "oracle" else value
 
 
-class _Blocks(sa.TypeDecorator[tuple[float, ...]]):
+class _Blocks(_Held):
     """Losses of blocks as JSON, which knows no infinity: a block of infinite loss is null."""
 
-    impl = sa.Text
     cache_ok = True
 
     def process_bind_param(self, value: tuple[float, ...] | None, dialect: sa.Dialect) -> str:
@@ -39,10 +68,9 @@ class _Blocks(sa.TypeDecorator[tuple[float, ...]]):
         return tuple(math.inf if x is None else float(x) for x in json.loads(value))
 
 
-class _Names(sa.TypeDecorator[dict[str, str]]):
+class _Names(_Held):
     """Texts by name as JSON; null if there are none, as in what an earlier grader wrote."""
 
-    impl = sa.Text
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:
@@ -50,6 +78,15 @@ class _Names(sa.TypeDecorator[dict[str, str]]):
 
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> dict[str, str]:
         return {} if value is None else dict(json.loads(value))
+
+
+def seconds_of(moment: str) -> int | None:
+    """Seconds since 1970 of a time as text; without a zone it is UTC, and what is no time is None."""
+    try:
+        when = datetime.fromisoformat(moment.replace("Z", "+00:00"))
+        return math.floor(when.replace(tzinfo=when.tzinfo or timezone.utc).timestamp())
+    except (ValueError, OverflowError):
+        return None
 
 
 METADATA = sa.MetaData()
@@ -63,8 +100,14 @@ def _key() -> sa.Column[int]:
     return sa.Column("id", sa.Integer, primary_key=True)
 
 
+LENGTHS = {  # of what is looked up, compared or unique; all three of a submission fit into one key of MySQL
+    **{"student_id": 500, "sha256": 100, "submitted_at": 100},
+    **{"status": 100, "key": 500, "item": 500, "mistake": 500, "counts": 100},
+}
+
+
 def _text(*names: str) -> list[sa.Column[str]]:
-    return [sa.Column(name, _Text, nullable=False) for name in names]
+    return [sa.Column(name, _Text(LENGTHS.get(name)), nullable=False) for name in names]
 
 
 def _number(*names: str, unknown: bool = False) -> list[sa.Column[float]]:
@@ -86,6 +129,7 @@ SUBMISSIONS = _table(
     "submissions",
     _key(),
     *_text("student_id", "sha256", "submitted_at"),
+    sa.Column("submitted_s", sa.BigInteger),  # `seconds_of` it
     sa.UniqueConstraint("student_id", "sha256", "submitted_at", name="one_row_a_submission"),
 )
 GRADES = _table(
@@ -103,7 +147,9 @@ GRADES = _table(
     *_number("wall_time_s"),
     *_text("graded_at"),
     sa.Column("key_parts", _Names),
-    sa.Column("student_id", _Text, nullable=False, server_default=""),  # as in its submission, for an index
+    sa.Column(
+        "student_id", _Text(LENGTHS["student_id"]), nullable=False, server_default=""
+    ),  # as in its submission, for an index
     sa.Index("grades_by_key", "key"),
     sa.Index("grades_by_submission", "submission_id"),
     sa.Index("grades_by_student", "student_id"),
@@ -116,7 +162,7 @@ CHECK_RESULTS = _table(
     *_text("check_id", "outcome"),
     *_number("points", "max_points"),
     *_text("message"),
-    sa.Column("mistake", _Text, nullable=False, server_default=""),
+    sa.Column("mistake", _Text(LENGTHS["mistake"]), nullable=False, server_default=""),
     *_number("wall_time_s"),
 )
 PERPLEXITY_SCORES = _table(
@@ -149,11 +195,24 @@ RULES = _table(
     *_text("counts", "due"),
     *_number("grace_minutes", "penalty_per_day"),
     sa.Column("max_days", sa.Integer),
+    sa.Column("due_s", sa.BigInteger),
 )
+# What counted of a student after each grade and each change of the rules; the last row holds. Triggers add to it.
+STANDINGS = _table(
+    "standings",
+    _key(),
+    *_text("student_id"),
+    _refers("grade_id", "grades"),
+    *(sa.Column(name, sa.Integer, nullable=False) for name in ("attempt", "late_days")),
+    *_number("late_penalty"),
+    sa.Index("standings_by_student", "student_id"),
+)
+RECKON_COLUMNS = "student_id, grade_id, attempt, late_days, late_penalty"
+RECKON = f"INSERT INTO standings ({RECKON_COLUMNS}) SELECT {RECKON_COLUMNS} FROM reckoned"
 # Views: tables to a query only.
-LATEST = sa.table("latest", sa.column("student_id", _Text), sa.column("grade_id", sa.Integer))
+LATEST = sa.table("latest", sa.column("student_id", _Text()), sa.column("grade_id", sa.Integer))
 COUNTING = sa.table(
     "counting",
-    *(sa.column("student_id", _Text), sa.column("grade_id", sa.Integer)),
+    *(sa.column("student_id", _Text()), sa.column("grade_id", sa.Integer)),
     *(sa.column("late_days", sa.Integer), sa.column("late_penalty", sa.Double)),
 )

@@ -19,30 +19,30 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from grader.database import (
-    expected_schema,
-    make_engine,
-    migrations,
-    plain_faults,
-    reading,
-    refuse_newer,
-    schema_of,
-)
+from grader.database import expected_schema, make_engine, migrations, reading, refuse_newer, schema_of
 from grader.errors import InfrastructureError, UsageError
-from grader.migrations import postgresql
+from grader.faults import plain_faults
+from grader.migrations import mysql, postgresql
 from grader.outputs import missing_files
 from grader.place import shown
 from grader.salvage import adding_up, salvage
-from grader.tables import METADATA
+from grader.tables import METADATA, MYSQL, RECKON
 from grader.types import Status
 
 # By kind, name and words of what a server's gradebook has; a trigger that is switched off has other words.
 SERVER_OBJECTS = {
-    "trigger": "SELECT tgname, pg_get_triggerdef(oid, true) || CASE WHEN tgenabled IN ('O', 'A') THEN '' ELSE '!' END"
-    " FROM pg_trigger WHERE NOT tgisinternal AND pg_table_is_visible(tgrelid)",
-    "function": "SELECT proname, prosrc FROM pg_proc WHERE pg_function_is_visible(oid)",
-    "view": "SELECT relname, '' FROM pg_class WHERE relkind = 'v' AND pg_table_is_visible(oid)",
+    "postgresql": {
+        "trigger": "SELECT tgname, pg_get_triggerdef(oid, true) ||"
+        " CASE WHEN tgenabled IN ('O', 'A') THEN '' ELSE '!' END"
+        " FROM pg_trigger WHERE NOT tgisinternal AND pg_table_is_visible(tgrelid)",
+        "function": "SELECT proname, prosrc FROM pg_proc WHERE pg_function_is_visible(oid)",
+    },
+    "mysql": {
+        "trigger": "SELECT trigger_name, action_statement FROM information_schema.triggers"
+        " WHERE trigger_schema = database()"
+    },
 }
+VIEWS = {"latest", "attempts", "judged", "reckoned", "counting"}  # of what counts; the first schemas had others
 MENDED_IN_PLACE = ("trigger", "view", "index")  # they hold no data of their own
 
 Query = Callable[[str], Iterable[Any]]
@@ -81,6 +81,8 @@ def check(path: Path, out: Path | None = None, *, busy: bool = False) -> list[Pr
             for table, rowid, parent, _ in connection.execute("PRAGMA foreign_key_check"):
                 found.append(_orphan(rowid, table, parent))
             found += _contents(connection.execute)
+            if {name for _, name in schema_of(connection)} >= VIEWS:
+                found += _stale(connection.execute)
             found += _files(connection.execute, out or path.parent)
     return found
 
@@ -95,16 +97,17 @@ def check_server(url: sa.URL, out: Path) -> list[Problem]:
         InfrastructureError: the server cannot be reached.
     """
     with plain_faults(url), reading(make_engine(url, 30.0)) as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
-        revision = context.get_current_revision()
+        revision = MigrationContext.configure(connection).get_current_revision()
         if revision is None:
             raise UsageError(f"There is no gradebook in {shown(url)}: name the results folder of `grader grade`.")
         refuse_newer(url, revision)
         if revision != ScriptDirectory.from_config(migrations()).get_current_head():
             older = f"The schema {revision} is of an earlier grader: any command that grades or marks upgrades it."
             return [Problem(what=older)]
-        found = [*_server_schema(connection, compare_metadata(context, METADATA)), *_orphans(connection)]
+        found = [*_server_schema(connection), *_orphans(connection)]
         found += _contents(connection.exec_driver_sql)
+        if set(sa.inspect(connection).get_view_names()) >= VIEWS:
+            found += _stale(connection.exec_driver_sql)
         found += _files(connection.exec_driver_sql, out)
     return found
 
@@ -128,6 +131,9 @@ def repair(path: Path) -> list[str]:
                 connection.execute(f'DROP {kind} IF EXISTS "{name}"')
                 connection.execute(sql)
                 done.append(f"The {kind} {name} was made again.")
+        if ("table", "standings") in there and (stale := list(_stale(connection.execute))):
+            connection.execute(RECKON)
+            done.append(f"What counts was reckoned again, for {len(stale)} students otherwise than before.")
         connection.execute("COMMIT")
         if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0 and wal:
             done.append("What a killed process had left beside the gradebook was moved into it.")
@@ -229,23 +235,37 @@ def _in_order(schema: dict[tuple[str, str], str]) -> list[tuple[tuple[str, str],
     return sorted(schema.items(), key=lambda item: item[0][0] != "table")
 
 
-def _server_schema(connection: sa.Connection, differences: Iterable[Any]) -> Iterator[Problem]:
-    """Tables, columns and indexes that differ; triggers, functions and views that are missing, off or others."""
-    for difference in differences:
+def _server_schema(connection: sa.Connection) -> Iterator[Problem]:
+    """Tables, columns, indexes and views that are missing; triggers and functions that are missing, off or others."""
+    kind = "mysql" if connection.dialect.name in MYSQL else connection.dialect.name
+    views = set(sa.inspect(connection).get_view_names())
+    yield from _tables(connection, exact=kind in SERVER_OBJECTS)
+    there: dict[tuple[str, str], str] = {("view", name): "" for name in views}
+    for what, query in SERVER_OBJECTS.get(kind, {}).items():
+        there |= {(what, row[0]): row[1] for row in connection.exec_driver_sql(query)}
+    makers = {"postgresql": postgresql.made, "mysql": mysql.made}
+    made = makers[kind](METADATA.tables) if kind in makers else {}
+    for (what, name), words in (made | {("view", name): "" for name in (*VIEWS, "best")}).items():
+        if (what, name) not in there:
+            yield Problem(what=f"The {what} {name} is missing.")
+        elif words and there[what, name] != words:
+            yield Problem(what=f"The {what} {name} is not as the grader makes it, or is switched off.")
+
+
+def _tables(connection: sa.Connection, *, exact: bool) -> Iterator[Problem]:
+    """What differs, by Alembic; of a kind of database that we do not know only what is missing, which is sure."""
+    if not exact:
+        for table in sorted(set(METADATA.tables) - set(sa.inspect(connection).get_table_names())):
+            yield Problem(what=f"The table {table} is missing.")
+        return
+    context = MigrationContext.configure(connection, opts={"compare_type": True})
+    for difference in compare_metadata(context, METADATA):
         for verb, *rest in difference if isinstance(difference, list) else [difference]:
             if verb.startswith("modify"):
                 yield Problem(what=f"The column {rest[2]} of {rest[1]} is not as the grader makes it.")
             elif verb.startswith("add"):  # what is there and not ours is another's business
                 name = getattr(rest[-1], "name", None) or getattr(rest[-1], "table", "")
                 yield Problem(what=f"The {verb.removeprefix('add_')} {name} is missing.")
-    there: dict[tuple[str, str], str] = {}
-    for kind, query in SERVER_OBJECTS.items():
-        there |= {(kind, row[0]): row[1] for row in connection.exec_driver_sql(query)}
-    for (kind, name), words in postgresql.made(METADATA.tables).items():
-        if (kind, name) not in there:
-            yield Problem(what=f"The {kind} {name} is missing.")
-        elif words and there[kind, name] != words:
-            yield Problem(what=f"The {kind} {name} is not as the grader makes it, or is switched off.")
 
 
 def _orphans(connection: sa.Connection) -> Iterator[Problem]:
@@ -269,18 +289,29 @@ def _contents(execute: Query) -> Iterator[Problem]:
     # The same submission graded twice by the same key, with no other grade of the student's between: a regrade has
     # another key, and what was handed in again as it was before has another submission's grade between; what was
     # withdrawn has `needs_regrade` between.
+    each = "OVER (PARTITION BY submissions.student_id ORDER BY grades.id)"
     twice = execute(
-        "SELECT id, student_id FROM (SELECT grades.id, submissions.student_id, submission_id, key, status,"
-        "   lag(key) OVER each AS last_key,"
-        "   lag(status) OVER each AS last_status,"
-        "   lag(submission_id) OVER each AS last_submission"
-        " FROM grades JOIN submissions ON submissions.id = submission_id"
-        " WINDOW each AS (PARTITION BY submissions.student_id ORDER BY grades.id)) AS pairs"
-        " WHERE key = last_key AND submission_id = last_submission"
+        f"SELECT id, student_id FROM (SELECT grades.id, submissions.student_id, submission_id, grades.key AS its_key,"
+        f"   status, lag(grades.key) {each} AS last_key, lag(status) {each} AS last_status,"
+        f"   lag(submission_id) {each} AS last_submission"
+        "  FROM grades JOIN submissions ON submissions.id = submission_id) pairs"
+        " WHERE its_key = last_key AND submission_id = last_submission"
         " AND 'needs_regrade' NOT IN (status, last_status) ORDER BY id"
     )
     for grade_id, student in twice:
         yield Problem(what=f"Grade {grade_id} ({student}) repeats the one before: same submission, same key.")
+
+
+def _stale(execute: Query) -> Iterator[Problem]:
+    """Students of whom the view `counting` says otherwise than their grades and the rules."""
+    values = ("grade_id", "attempt", "late_days", "late_penalty")
+    differs = " OR ".join(f"counting.{value} != reckoned.{value}" for value in values)
+    rows = execute(
+        "SELECT reckoned.student_id FROM reckoned LEFT JOIN counting ON counting.student_id = reckoned.student_id"
+        f" WHERE counting.grade_id IS NULL OR {differs} ORDER BY 1"
+    )
+    for (student,) in rows:
+        yield Problem(what=f"What counts of {student} is not what the rules say.", repair="it is reckoned again")
 
 
 def _files(execute: Query, out: Path) -> Iterator[Problem]:

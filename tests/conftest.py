@@ -13,6 +13,7 @@ from grader.sandbox.bridge import Session
 from grader.sandbox.tiers import pick_tier
 from grader.types import Limits
 from tests.gpus import gpu_machine  # noqa: F401  a fixture
+from tests.mariadb import mariadb  # noqa: F401  a fixture
 from tests.postgres import postgres  # noqa: F401  a fixture
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure

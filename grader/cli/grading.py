@@ -51,7 +51,7 @@ from grader.outputs import (
     write_student,
 )
 from grader.pipeline import grade_submission, ran
-from grader.place import chosen, shown
+from grader.place import chosen, shown, untested
 from grader.render import one_line, points
 from grader.sandbox.tiers import WHAT
 from grader.terminal import (
@@ -91,6 +91,8 @@ def grade(
     """Grade a batch of submissions; exit 1 if some could not be graded by a fault of ours."""
     loaded, scale = load(assignment, profile)
     place = chosen(out, gradebook)
+    if warning := untested(place):
+        say(escape(warning), style="bold red")
     if not isinstance(place, Path):
         require_server(place)  # now, and not after the texts are drawn and the baselines fitted
     collected = collect(submissions, out / "submissions", exclude=out, weights_of=loaded.weights_of(scale))

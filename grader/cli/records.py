@@ -37,7 +37,7 @@ from grader.identity import PARTS, changed
 from grader.leaderboard import baselines_of
 from grader.marks import Marking
 from grader.outputs import kept_params, submission_of, write_class, write_text
-from grader.place import place_of, shown
+from grader.place import place_of, shown, untested
 from grader.render import one_line, points
 from grader.sandbox.tiers import NONE, pick_tier
 from grader.terminal import console, say
@@ -102,6 +102,8 @@ def db_check(
     elif mend:
         raise UsageError(f"--repair mends files, and {shown(place)} is on a server: restore it there from a backup.")
     else:
+        if warning := untested(place):
+            say(escape(warning), style="bold red")
         problems = upkeep.check_server(place, out)
     for problem in problems:
         say(f"{escape(problem.what)}{escape(f' --repair: {problem.repair}.') if problem.repair else ''}", style="red")
@@ -118,7 +120,8 @@ def db_backup(
     place = place_of(out)
     if not isinstance(place, Path):
         raise UsageError(
-            f"{shown(place)} is on a server: copy it with the database's own tool, `pg_dump` for PostgreSQL."
+            f"{shown(place)} is on a server: copy it with the database's own tool, `pg_dump` for PostgreSQL, "
+            "`mariadb-dump` or `mysqldump` for MySQL."
         )
     upkeep.back_up(place, copy)
     say(f"wrote {copy}")

@@ -107,13 +107,47 @@ WHERE status = 'needs_regrade'"""
 VIEWS = (LATEST, ATTEMPTS, JUDGED, BEST, COUNTING)
 
 
+# From schema 0008 on lateness is a difference of numbers, and what counts of each student is kept as it changes.
+ATTEMPTS_0008 = ATTEMPTS.replace("submitted_at, grade_id,", "submitted_at, submitted_s, grade_id,").replace(
+    " AS submitted_at, min(", " AS submitted_at,\n        min(submitted_s) AS submitted_s, min("
+)
+JUDGED_0008 = JUDGED.replace("seconds_of(submitted_at) - seconds_of(due)", "submitted_s - due_s")
+RECKONED = """CREATE VIEW reckoned AS
+SELECT student_id, grade_id, attempt, late_days, late_penalty FROM (
+    SELECT judged.*, row_number() OVER (
+        PARTITION BY student_id
+        ORDER BY CASE counts WHEN 'best' THEN score * (1 - late_penalty) END DESC NULLS LAST, grade_id DESC
+    ) AS place FROM judged
+) AS placed WHERE place = 1
+UNION ALL
+SELECT student_id, max(id), 0, 0, 0.0 FROM grades GROUP BY student_id HAVING bool_and(status = 'needs_regrade')"""
+COUNTING_0008 = """CREATE VIEW counting AS
+SELECT standings.student_id, standings.grade_id, attempt, late_days, late_penalty
+FROM latest JOIN standings ON standings.id = (
+    SELECT max(id) FROM standings WHERE standings.student_id = latest.student_id
+)"""
+VIEWS_0008 = (ATTEMPTS_0008, JUDGED_0008, BEST, RECKONED, COUNTING_0008)
+
+_KEPT = "INSERT INTO standings (student_id, grade_id, attempt, late_days, late_penalty) SELECT * FROM reckoned"
+STAND = (
+    f"""CREATE FUNCTION student_stands() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN {_KEPT} WHERE student_id = NEW.student_id; RETURN NULL; END
+$$""",
+    f"""CREATE FUNCTION all_stand() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN {_KEPT}; RETURN NULL; END
+$$""",
+    "CREATE TRIGGER grades_stand AFTER INSERT ON grades FOR EACH ROW EXECUTE FUNCTION student_stands()",
+    "CREATE TRIGGER rules_stand AFTER INSERT ON rules FOR EACH STATEMENT EXECUTE FUNCTION all_stand()",
+)
+
+
 def made(tables: Iterable[str]) -> dict[tuple[str, str], str]:
-    """By kind and name, the words of all the triggers and functions of these tables, and the views (no words).
+    """By kind and name, the words of all the triggers and functions of these tables.
 
     PostgreSQL gives back a trigger as it was written and a function's body, and rewrites a view.
     """
-    triggers = [GRADES_OF_THEIR_STUDENT, *(one for table in tables for one in grows_only(table))]
+    triggers = [GRADES_OF_THEIR_STUDENT, *STAND[2:], *(one for table in tables for one in grows_only(table))]
     found = {("trigger", statement.split()[2]): statement for statement in triggers}
-    for statement in (ONLY_GROWS, OF_THEIR_STUDENT, SECONDS):
+    for statement in (ONLY_GROWS, OF_THEIR_STUDENT, SECONDS, *STAND[:2]):
         found["function", statement.split()[2].partition("(")[0]] = statement.split("$$")[1]
-    return found | {("view", statement.split()[2]): "" for statement in VIEWS}
+    return found

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import random
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -185,6 +186,42 @@ def test_any_history_under_any_rule(tmp_path: Path) -> None:
             )
             found = {one.student_id: (one.key, one.late_days, one.late_penalty) for one in book.counting(rules)}
             assert found == {student: expected(history, rules) for student, history in histories.items()}, rules
+
+
+def test_what_counts_is_right_after_every_grade(tmp_path: Path) -> None:
+    """Under rules that stay, each grade that comes in, of whichever student, changes what counts of this one only."""
+    dice = random.Random(7)
+    rules = Rules(most=3, counts="best", due=DUE.isoformat(), penalty_per_day=0.25, max_days=3)
+    with Gradebook.open(tmp_path / "g.db") as book:
+        book.counting(rules)
+        histories: dict[str, list[Grade]] = {}
+        for number in range(60):
+            score = None if dice.random() < 0.3 else float(dice.randint(0, 4))
+            late = timedelta(seconds=dice.randint(-200_000, 400_000))
+            one = grade(dice.choice("abcd"), score, late, key=str(number), student_id=f"s{dice.randint(0, 5)}")
+            histories.setdefault(one.student_id, []).append(one)
+            add(book, one)
+            found = {one.student_id: (one.key, one.late_days, one.late_penalty) for one in book.counting(rules)}
+            assert found == {student: expected(history, rules) for student, history in histories.items()}
+
+
+def test_what_counts_is_right_after_two_write_at_once(tmp_path: Path) -> None:
+    """Two gradebooks open on one file, each adding grades of the same student: the best of both counts."""
+    path, best = tmp_path / "g.db", Rules(counts="best")
+
+    def write(name: str, scores: Iterable[float]) -> None:
+        with Gradebook.open(path) as mine:
+            add(mine, *(grade(f"{name}{score}", score) for score in scores))
+
+    with Gradebook.open(path) as book:
+        book.counting(best)
+        writers = [Thread(target=write, args=("a", [5.0, 9.0, 1.0])), Thread(target=write, args=("b", [2.0, 8.0, 3.0]))]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        assert [one.score for one in book.counting(best)] == [9.0]
+        assert len(book.history("ada")) == 6
 
 
 def test_everybody_sees_the_same_in_the_view(book: Gradebook) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -303,14 +304,14 @@ def migrate(path: Path, revision: str) -> None:
         command.upgrade(config, revision)
 
 
-def old_grade(path: Path) -> None:
+def old_grade(path: Path, submitted_at: str = "t") -> None:
     """A grade as the first schemas had it, written without the grader."""
     raw = sqlite3.connect(path)
     grade = {"run_id": 1, "submission_id": 1, "status": "graded", "message": "", "score": 1, "max_score": 2, "key": "k"}
     grade |= dict.fromkeys(("grader_version", "data_sha256", "profile", "sandbox", "graded_at"), "x")
     grade |= {"wall_time_s": 1.0}
     raw.execute("INSERT INTO runs VALUES (1, 'c', 'p', 't')")
-    raw.execute("INSERT INTO submissions VALUES (1, 'ada', 'ab', 't')")
+    raw.execute("INSERT INTO submissions VALUES (1, 'ada', 'ab', ?)", (submitted_at,))
     raw.execute(f"INSERT INTO grades ({', '.join(grade)}) VALUES ({', '.join('?' * len(grade))})", [*grade.values()])
     raw.commit()
     raw.close()
@@ -335,6 +336,23 @@ def test_earlier_grades_were_of_models_trained_in_the_sandbox(path: Path) -> Non
         assert [(grade.checkpoint, grade.cpu_instead) for grade in book.latest()] == [(False, False)]
         book.add(book.begin_run(command="c", profile="p", started_at="t"), a_grade(checkpoint=True, cpu_instead=True))
         assert book.latest() == [a_grade(checkpoint=True, cpu_instead=True)]
+
+
+def test_earlier_grades_count_as_the_rules_say(path: Path) -> None:
+    """Of a grade and rules of a schema that stored no seconds and kept no standings, lateness is as it was."""
+    migrate(path, "0005")
+    old_grade(path, "2026-03-02T13:00:00+01:00")
+    migrate(path, "0007")
+    rules = Rules(counts="best", due="2026-03-01T11:00:00Z", penalty_per_day=0.1)
+    with closing(sqlite3.connect(path)) as raw:
+        known = "INSERT INTO rules (counts, due, grace_minutes, penalty_per_day) VALUES ('best', ?, 0, 0.1)"
+        raw.execute(known, (rules.due,))
+        before = raw.execute("SELECT * FROM counting").fetchall()
+        raw.commit()
+    with Gradebook.open(path) as book, closing(sqlite3.connect(path)) as raw:
+        assert raw.execute("SELECT * FROM counting").fetchall() == before == [("ada", 1, 1, 2, 0.2)]
+        assert [(one.late_days, one.late_penalty) for one in book.counting(rules)] == [(2, 0.2)]
+        assert raw.execute("SELECT count(*) FROM rules").fetchone() == (2,)
 
 
 def test_migrations_make_the_tables_written_down(book: Gradebook, path: Path) -> None:

@@ -52,8 +52,9 @@ def test_a_password_is_neither_shown_nor_kept(monkeypatch: pytest.MonkeyPatch) -
     [
         ("s3cret", "holds no URL of a database"),
         ("postgresql://ann:s3cret@host:port/hw8", "holds no URL of a database"),
-        ("mysql+pymysql://ann:s3cret@host/hw8", "of the kind 'mysql'; a gradebook can be in sqlite, postgresql"),
         ("postgresql+psycopg://ann@host/hw8?password=s3cret", "a password after the question mark"),
+        ("mysql+pymysql://ann@host/hw8?passwd=s3cret", "a password after the question mark"),
+        ("mssql+pyodbc:///?odbc_connect=SERVER%3Dhost%3BPWD%3Ds3cret", "a password after the question mark"),
         ("sqlite://", "names no file"),
         ("sqlite:///:memory:", "names no file"),
         ("sqlite:///s3cret?mode=ro", "names no file"),
@@ -80,6 +81,23 @@ def test_a_driver_that_there_is_not(driver: str, sentence: str, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "psycopg2", None)
     with pytest.raises(UsageError, match=sentence) as refused:
         Gradebook.open(url_of(f"postgresql+{driver}://ann:s3cret@host/hw8"))
+    assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("nosuch://ann:s3cret@host/hw8", r"knows no driver 'nosuch'"),
+        ("mysql+pymysql://ann:s3cret@host/hw8", r"is not installed .*pip install 'rnn-grader\[mysql\]' has PyMySQL"),
+        ("oracle+oracledb://ann:s3cret@host/hw8", r"is not installed .*: install it"),
+    ],
+)
+def test_any_kind_of_database_may_be_named(url: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What SQLAlchemy has heard of takes only its driver; the sentence says which, without the password."""
+    for driver in ("pymysql", "oracledb"):
+        monkeypatch.setitem(sys.modules, driver, None)
+    with pytest.raises(UsageError, match=sentence) as refused:
+        Gradebook.open(url_of(url))
     assert "s3cret" not in str(refused.value)
 
 

@@ -118,6 +118,17 @@ def test_a_grade_given_twice_is_named_and_a_regrade_is_not(path: Path) -> None:
     assert said(check(path)) == "Grade 9 (cy) repeats the one before: same submission, same key."
 
 
+def test_what_counts_is_compared_with_the_rules(path: Path) -> None:
+    """A grade that came in while the trigger was away is noticed, and reckoned with by a repair."""
+    change(path, "DROP TRIGGER grades_stand")
+    add(path, whole("ada", key="k7", submission_sha256="cd" * 32))
+    assert [problem.repair for problem in check(path) if "ada is not what" in problem.what] == ["it is reckoned again"]
+    assert "What counts was reckoned again, for 1 students" in " ".join(repair(path))
+    assert not [problem for problem in check(path) if "missing:" not in problem.what]
+    with Gradebook.open(path) as book:
+        assert "k7" in {one.key for one in book.counting(Rules(most=9))}
+
+
 def test_missing_files_are_named(path: Path) -> None:
     """A page, the class's table, a notebook that was handed in; nobody misses that of who handed in nothing."""
     for name in ("feedback/bob.html", "grades.csv", f".submissions/{'ab' * 32}.ipynb"):

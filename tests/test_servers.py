@@ -1,4 +1,4 @@
-"""A gradebook on a PostgreSQL server: what holds for a file holds there, and every command finds it by its folder."""
+"""A gradebook on a PostgreSQL or MariaDB server: what holds for a file holds there, commands find it by its folder."""
 
 from __future__ import annotations
 
@@ -27,16 +27,41 @@ from grader.place import ADDRESS, PASSWORD, address
 from grader.tables import METADATA
 from grader.types import Grade, PerplexityScore, Rules, Status
 from grader.upkeep import check_server
-from tests.postgres import SECRET, Server
+from tests import mariadb as mariadb_server
+from tests import postgres as postgres_server
+from tests.postgres import SECRET
 from tests.small import course_in
 from tests.unit.records import HOSTILE, a_grade, a_mark
 
+# PyMySQL leaves the socket open of a server that is not there.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
 DUE = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 
 
+Postgres, MariaDB = postgres_server.Server, mariadb_server.Server
+Server = Postgres | MariaDB
+
+
+@pytest.fixture(params=["postgres", "mariadb"])
+def server(request: pytest.FixtureRequest) -> Server:
+    """What is true of one is true of the other, unless a test is of one of them only."""
+    found: Server = request.getfixturevalue(request.param)
+    return found
+
+
 @pytest.fixture
-def url(postgres: Server) -> sa.URL:
+def url(server: Server) -> sa.URL:
+    return server.schema()
+
+
+@pytest.fixture
+def in_postgres(postgres: Postgres) -> sa.URL:
     return postgres.schema()
+
+
+@pytest.fixture
+def in_mariadb(mariadb: MariaDB) -> sa.URL:
+    return mariadb.database()
 
 
 @pytest.fixture
@@ -85,26 +110,57 @@ def test_migrations_make_the_tables_written_down(book: Gradebook, url: sa.URL) -
         assert context.get_current_revision() is not None
 
 
-def test_a_kill_in_the_middle_of_a_migration_leaves_nothing(url: sa.URL) -> None:
-    """Schema and version record come together there, too; the next one finds an empty database."""
+def killed_at(url: sa.URL, statement: str) -> None:
+    """Somebody makes a gradebook, and is killed when it comes to a statement that begins like this."""
     code = """
         @sa.event.listens_for(sa.Engine, "before_cursor_execute")
         def stop(connection, cursor, statement, *rest):
-            if statement.startswith("UPDATE alembic_version SET version_num='0005'"):
+            if statement.strip().startswith(args[0]):
                 os.kill(os.getpid(), signal.SIGKILL)
         Gradebook.open(url)
     """
-    code, said = ending(python(code, url))
+    code, said = ending(python(code, url, statement))
     assert code == -signal.SIGKILL, said
+
+
+def test_a_kill_in_the_middle_of_a_migration_leaves_nothing(in_postgres: sa.URL) -> None:
+    """Schema and version record come together there, too; the next one finds an empty database."""
+    killed_at(in_postgres, "UPDATE alembic_version SET version_num='0005'")
     with pytest.raises(UsageError, match="There is no gradebook in"):
-        Gradebook.open(url, create=False)
-    with Gradebook.open(url) as book:
+        Gradebook.open(in_postgres, create=False)
+    with Gradebook.open(in_postgres) as book:
         assert book.latest() == []
+
+
+MAKING = ("CREATE TABLE runs", "CREATE INDEX grades_by_key", "CREATE VIEW judged", "INSERT INTO rules")
+MAKING += ("CREATE TRIGGER grades_stand", "INSERT INTO alembic_version")
+
+
+@pytest.mark.parametrize("statement", MAKING)
+def test_a_gradebook_that_was_half_made_is_made_anew(in_mariadb: sa.URL, tmp_path: Path, statement: str) -> None:
+    """MariaDB keeps what there was before a kill: it is no gradebook yet, and the next one makes a whole one."""
+    killed_at(in_mariadb, statement)
+    with pytest.raises(UsageError, match="There is no gradebook in"):
+        Gradebook.open(in_mariadb, create=False)
+    with Gradebook.open(in_mariadb) as book:
+        book.add(begin(book), a_grade(score=7.9, max_score=32.0))
+        assert found(in_mariadb, tmp_path) == []
+
+
+def test_a_gradebook_that_lost_its_revision_is_not_made_anew(in_mariadb: sa.URL) -> None:
+    """What holds a row is never taken for half made."""
+    with Gradebook.open(in_mariadb) as book:
+        begin(book)
+    change(in_mariadb, "DELETE FROM alembic_version")
+    with pytest.raises(UsageError, match="database of another program"):
+        Gradebook.open(in_mariadb)
+    change(in_mariadb, "INSERT INTO alembic_version VALUES ('0008')")
+    Gradebook.open(in_mariadb).close()
 
 
 def test_another_programs_database_and_a_newer_gradebook_are_refused(url: sa.URL) -> None:
     """Neither is touched."""
-    change(url, "CREATE TABLE bookmarks (url text)")
+    change(url, "CREATE TABLE bookmarks (url varchar(9))")
     with pytest.raises(UsageError, match="database of another program"):
         Gradebook.open(url)
     change(url, "DROP TABLE bookmarks")
@@ -114,17 +170,43 @@ def test_another_programs_database_and_a_newer_gradebook_are_refused(url: sa.URL
         Gradebook.open(url)
 
 
-def test_gradebooks_in_schemas_of_one_database_are_apart(book: Gradebook, postgres: Server) -> None:
-    """A search path in the URL keeps two homeworks apart."""
+def test_gradebooks_on_one_server_are_apart(book: Gradebook, server: Server) -> None:
+    """A search path in the URL, or another database, keeps two homeworks apart."""
     book.add(begin(book), a_grade())
-    with Gradebook.open(postgres.schema()) as other:
+    with Gradebook.open(server.schema()) as other:
         assert (len(book.latest()), other.latest()) == (1, [])
 
 
-def test_a_database_that_cannot_hold_every_name_is_refused(postgres: Server) -> None:
+def test_a_database_that_cannot_hold_every_name_is_refused(postgres: Postgres) -> None:
     """It is said when it is opened, not in the middle of a batch."""
     with pytest.raises(UsageError, match="holds texts as LATIN1"):
         Gradebook.open(postgres.database("ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"))
+
+
+def test_a_connection_that_cannot_say_every_name_is_refused(in_mariadb: sa.URL) -> None:
+    """The database may have whatever character set it has, the tables have their own; the connection may not."""
+    with pytest.raises(UsageError, match="speaks latin1, which is not enough for every name"):
+        Gradebook.open(in_mariadb.update_query_dict({"charset": "latin1"}))
+
+
+def test_names_are_told_apart_as_in_a_file(book: Gradebook) -> None:
+    """By case, accents and a blank at the end; in the order of their characters."""
+    names = ["Ada", "ada", "ada ", "adá", "日本😀"]
+    book.add(begin(book), *(a_grade(name) for name in reversed(names)))
+    assert [one.student_id for one in book.counting(Rules(most=3))] == names
+    assert [len(book.history(name)) for name in names] == [1] * 5
+    assert book.find("ADA", "k1") is None
+
+
+def test_a_name_that_is_too_long_is_said(in_mariadb: sa.URL) -> None:
+    """500 characters are kept, of which a file's name has not as many; one more is refused, and none cut off."""
+    with Gradebook.open(in_mariadb) as book:
+        book.add(begin(book), a_grade("é" * 500))
+        assert book.latest() == [a_grade("é" * 500)]
+        with pytest.raises(UsageError, match=r"holds no name or key as long as that \(Data too long"):
+            book.add(begin(book), a_grade("é" * 501))
+        book.add(begin(book), a_grade("long", message="m" * 100_000))
+        assert len(book.find("long", "k1").message) == 100_000  # type: ignore[union-attr]
 
 
 # --- records ---
@@ -160,9 +242,11 @@ def test_many_grades_at_once(book: Gradebook) -> None:
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, "b\udcff"])
-def test_texts_are_data(book: Gradebook, text: str) -> None:
+def test_texts_are_data(book: Gradebook, url: sa.URL, text: str) -> None:
     """SQL, HTML and formulas are just text; what UTF-8 or PostgreSQL cannot hold stays readable and is found."""
-    kept = text.replace("\0", "\\x00").replace("\udcff", "\\udcff")
+    kept = text.replace("\udcff", "\\udcff")
+    if url.get_backend_name() == "postgresql":
+        kept = kept.replace("\0", "\\x00")
     book.add(begin(book), a_grade(text, message=text))
     book.mark(a_mark(student_id=text, comment=text))
     assert book.find(text, "k1") == a_grade(kept, message=kept)
@@ -194,12 +278,17 @@ def test_a_grade_that_was_withdrawn_counts_no_longer(book: Gradebook) -> None:
 
 
 def test_only_grows(book: Gradebook, url: sa.URL) -> None:
-    """Not even who owns the tables can change, delete or truncate a row without dropping a trigger first."""
+    """Not even who owns the tables can change or delete a row without dropping a trigger first; nor truncate it.
+
+    MariaDB asks no trigger before it truncates: there it takes the right to drop tables, which need not be given.
+    """
+    truncate = url.get_backend_name() == "postgresql"
     book.add(begin(book), a_grade())
     book.mark(a_mark())
     for table in METADATA.tables:
         column = next(iter(METADATA.tables[table].columns)).name
-        for statement in (f"DELETE FROM {table}", f"TRUNCATE {table} CASCADE", f"UPDATE {table} SET {column} = 1"):
+        truncated = [f"TRUNCATE {table} CASCADE"] if truncate else []
+        for statement in (f"DELETE FROM {table}", *truncated, f"UPDATE {table} SET {column} = 1"):
             with pytest.raises(DatabaseError, match="only grows"):
                 change(url, statement)
     assert book.latest() == [a_grade()]
@@ -208,9 +297,11 @@ def test_only_grows(book: Gradebook, url: sa.URL) -> None:
 def test_a_grade_cannot_be_given_to_somebody_else(book: Gradebook, url: sa.URL) -> None:
     """The student that a grade names is the one who handed in what was graded."""
     book.add(begin(book), a_grade())
-    others = ", ".join(c.name for c in METADATA.tables["grades"].c if c.name not in ("id", "student_id"))
+    known = [c.name for c in METADATA.tables["grades"].c if c.name not in ("id", "student_id")]
+    others = ", ".join(f"grades.{name}" for name in known)
+    columns = ", ".join(map(sa.create_engine(url).dialect.identifier_preparer.quote, known))
     with pytest.raises(DatabaseError, match="the student who handed in"):
-        change(url, f"INSERT INTO grades ({others}, student_id) SELECT {others}, 'eve' FROM grades")
+        change(url, f"INSERT INTO grades ({columns}, student_id) SELECT {others}, 'eve' FROM grades")
 
 
 def test_what_counts_is_the_same_as_in_a_file(book: Gradebook, url: sa.URL, tmp_path: Path) -> None:
@@ -238,8 +329,14 @@ def test_what_counts_is_the_same_as_in_a_file(book: Gradebook, url: sa.URL, tmp_
                 max_days=dice.choice([None, 2]),
             )
             assert book.counting(rules) == file.counting(rules), rules
+        rules = Rules(counts="best", due=DUE.isoformat(), penalty_per_day=0.25)
+        for last in ([], [a_grade("s00", score=9.0, key="z", submission_sha256="z"), a_grade("new", score=None)]):
+            for one in (file, book):
+                one.add(begin(one), *last)
+            assert book.counting(rules) == file.counting(rules)
     with sa.create_engine(url, poolclass=sa.NullPool).connect() as connection:
-        connection.exec_driver_sql("SET timezone = 'Asia/Tokyo'")  # whoever reads the view, and from where
+        zone = {"postgresql": "SET timezone = 'Asia/Tokyo'", "mysql": "SET time_zone = '+09:00'"}
+        connection.exec_driver_sql(zone[url.get_backend_name()])  # whoever reads the view, and from where
         held = connection.exec_driver_sql("SELECT grade_id, late_days FROM counting ORDER BY student_id")
         assert [row[1] for row in held] == [grade.late_days for grade in book.counting(rules)]
 
@@ -295,9 +392,9 @@ def test_locked_for_too_long(url: sa.URL) -> None:
         assert book.latest() == [a_grade()]
 
 
-def test_what_was_added_survives_a_power_cut(url: sa.URL) -> None:
+def test_what_was_added_survives_a_power_cut(in_postgres: sa.URL) -> None:
     """A server that answers before its log is on disk is told to wait for it, for what we write."""
-    with writing(sa.create_engine(url, poolclass=sa.NullPool), 1.0) as connection:
+    with writing(sa.create_engine(in_postgres, poolclass=sa.NullPool), 1.0) as connection:
         assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
 
 
@@ -307,7 +404,7 @@ def said_of(place: sa.URL, kind: type[GraderError], create: bool = True) -> str:
     return str(refused.value)
 
 
-def test_who_is_not_let_in(postgres: Server) -> None:
+def test_who_is_not_let_in_by_postgresql(postgres: Postgres) -> None:
     """A wrong password, none, no such user or database, an unknown option: the caller's, and no password is shown."""
     url = postgres.database()
     sentences = [
@@ -329,7 +426,45 @@ def test_who_is_not_let_in(postgres: Server) -> None:
     assert "one must be able to make tables" in said_of(url.set(username="reader", password="x"), UsageError)
 
 
-def test_a_reader_may_look_at_the_grades(postgres: Server) -> None:
+def test_who_is_not_let_in_by_mariadb(mariadb: MariaDB) -> None:
+    """A wrong password, none, no such user, database or right: the caller's fault, and no password is shown."""
+    url = mariadb.database()
+    refused = "refuses this user or the password (Access denied for user"
+    sentences = [
+        (url.set(password="s3cret!"), refused),
+        (sa.make_url(address(url)), refused),
+        (url.set(username="nobody-here"), refused),
+        (url.set(database="nowhere"), "There is no such database"),
+    ]
+    mariadb.execute("CREATE USER reader IDENTIFIED BY 'x'")
+    sentences.append((url.set(username="reader", password="x"), "one must be able to make tables"))
+    mariadb.execute(f"GRANT SELECT ON {url.database}.* TO reader")
+    sentences.append((url.set(username="reader", password="x"), "one must be able to make tables"))
+    for place, sentence in sentences:
+        said = said_of(place, UsageError)
+        assert sentence in said
+        assert "\n" not in said
+        assert not [word for word in (SECRET, "s3cret!", "1045") if word in said]
+
+
+def test_a_ta_may_mark_in_mariadb(mariadb: MariaDB) -> None:
+    """Who may only read sees what counts and is refused a mark in one sentence; who may insert marks, enters one."""
+    url = mariadb.database()
+    with Gradebook.open(url) as book:
+        book.add(begin(book), a_grade())
+        book.counting(Rules(most=4))
+    mariadb.execute("CREATE USER ta IDENTIFIED BY 'x'")
+    mariadb.execute(f"GRANT SELECT ON {url.database}.* TO ta")
+    with Gradebook.open(url.set(username="ta", password="x"), create=False) as theirs:
+        assert theirs.counting(Rules(most=4)) == [a_grade()]
+        with pytest.raises(UsageError, match="INSERT command denied"):
+            theirs.mark(a_mark())
+        mariadb.execute(f"GRANT INSERT ON {url.database}.marks TO ta")
+        theirs.mark(a_mark())
+        assert len(theirs.marks()) == 1
+
+
+def test_a_reader_may_look_at_the_grades(postgres: Postgres) -> None:
     """Who may only read sees what counts and is refused a mark in one sentence; who may insert marks, enters one."""
     url = postgres.database()
     with Gradebook.open(url) as book:
@@ -346,19 +481,19 @@ def test_a_reader_may_look_at_the_grades(postgres: Server) -> None:
         assert len(theirs.marks()) == 1
 
 
-def test_a_server_that_is_gone(postgres: Server, url: sa.URL) -> None:
+def test_a_server_that_is_gone(server: Server, url: sa.URL) -> None:
     """A fault of ours in one sentence; when it is back, the same open gradebook goes on with all that was added."""
     with Gradebook.open(url) as book:
         run = begin(book)
         book.add(run, a_grade())
-        postgres.stop()
+        server.stop()
         try:
             with pytest.raises(InfrastructureError, match="check that its server runs") as refused:
                 book.add(run, a_grade("bob"))
             assert "\n" not in str(refused.value)
             assert "check that its server runs" in said_of(url, InfrastructureError)
         finally:
-            postgres.start()
+            server.start()
         book.add(run, a_grade("bob"))
         assert book.latest() == [a_grade(), a_grade("bob")]
 
@@ -370,10 +505,48 @@ def found(url: sa.URL, out: Path) -> list[str]:
     return [problem.what for problem in check_server(url, out) if "missing: " not in problem.what]
 
 
-def test_what_is_wrong_is_named(book: Gradebook, url: sa.URL, tmp_path: Path) -> None:
+WHOLE = {"score": 7.9, "max_score": 32.0}
+
+
+def test_what_is_wrong_is_named_in_mariadb(in_mariadb: sa.URL, tmp_path: Path) -> None:
+    """Rows that contradict each other, and what was dropped or weakened; a sound one has no problem."""
+    with Gradebook.open(in_mariadb) as book:
+        book.add(begin(book), a_grade(**WHOLE), a_grade("bob", **WHOLE))
+    assert found(in_mariadb, tmp_path) == []
+    change(in_mariadb, "DROP TRIGGER marks_no_delete", "DROP INDEX grades_by_key ON grades", "DROP VIEW best")
+    change(in_mariadb, "DROP TRIGGER grades_no_update", "UPDATE grades SET score = 30 WHERE id = 1")
+    weak = "CREATE TRIGGER grades_no_update BEFORE UPDATE ON grades FOR EACH ROW SET @nothing = 1"
+    change(in_mariadb, weak, "DROP TRIGGER submissions_no_delete", "ALTER TABLE flags MODIFY kind LONGTEXT")
+    change(in_mariadb, "SET foreign_key_checks = 0", "DELETE FROM submissions WHERE student_id = 'bob'")
+    assert sorted(found(in_mariadb, tmp_path)) == [
+        "Row 2 of grades refers to a row of submissions that is not there.",
+        "The column kind of flags is not as the grader makes it.",
+        "The index grades_by_key is missing.",
+        "The parts of grade 1 (ada) do not add up to its score.",
+        "The trigger grades_no_update is not as the grader makes it, or is switched off.",
+        "The trigger marks_no_delete is missing.",
+        "The trigger submissions_no_delete is missing.",
+        "The view best is missing.",
+    ]
+
+
+def test_what_counts_otherwise_than_by_the_rules_is_named(book: Gradebook, url: sa.URL, tmp_path: Path) -> None:
+    """A grade that came in while no trigger kept what counts."""
+    book.add(begin(book), a_grade(**WHOLE))
+    on = " ON grades" if url.get_backend_name() == "postgresql" else ""
+    change(url, f"DROP TRIGGER grades_stand{on}")
+    book.add(begin(book), a_grade(**WHOLE, submission_sha256="cd" * 32, key="k2"))
+    assert sorted(found(url, tmp_path)) == [
+        "The trigger grades_stand is missing.",
+        "What counts of ada is not what the rules say.",
+    ]
+
+
+def test_what_is_wrong_is_named_in_postgresql(in_postgres: sa.URL, tmp_path: Path) -> None:
     """Rows that contradict each other, and what was dropped, weakened or switched off; a sound one has no problem."""
-    whole = {"score": 7.9, "max_score": 32.0}
-    book.add(begin(book), a_grade(**whole), a_grade("bob", **whole))
+    url = in_postgres
+    with Gradebook.open(url) as book:
+        book.add(begin(book), a_grade(**WHOLE), a_grade("bob", **WHOLE))
     assert found(url, tmp_path) == []
     change(url, "DROP TRIGGER marks_no_delete ON marks", "DROP INDEX grades_by_key", "DROP VIEW best")
     change(url, "ALTER TABLE grades DISABLE TRIGGER grades_no_delete", "ALTER TABLE flags ALTER kind DROP NOT NULL")
@@ -425,7 +598,7 @@ def test_a_class_is_graded_into_a_server(course: Path, url: sa.URL, run: Callabl
     grade = ("grade", course / "submitted", "-o", out, *hw, "--profile", "smoke", "--jobs", "1", *text)
     code, said = run(*grade, "--gradebook", address(url))
     assert code == 0, said
-    assert f"/{url.database}?host=" in said
+    assert f"/{url.database}?" in said
     assert "grader:***@" in said
     assert (out / ADDRESS).read_text() == f"{address(url)}\n"
     assert not (out / "gradebook.sqlite").exists()
@@ -446,7 +619,7 @@ def test_a_class_is_graded_into_a_server(course: Path, url: sa.URL, run: Callabl
     code, said = run("db", "check", out, "--repair")
     assert (code, "is on a server: restore it there" in said) == (2, True)
     code, said = run("db", "backup", out, course / "copy.sqlite")
-    assert (code, "pg_dump" in said) == (2, True)
+    assert (code, "`pg_dump`" in said, "`mariadb-dump`" in said) == (2, True, True)
 
     assert [path for path in out.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()] == []
 
@@ -465,7 +638,7 @@ def test_a_mark_by_hand(course: Path, url: sa.URL, run: Callable[..., tuple[int,
         assert run("mark", "ada", "essay", "4.5", *options)[0] == 0
         assert [mark.points for mark in book.marks().values()] == [4.5]
     code, said = run("mark", "eve", "essay", "4.5", *options)
-    assert (code, "there is no student 'eve' in postgresql+psycopg://grader:***@" in said) == (2, True), said
+    assert (code, f"there is no student 'eve' in {url.drivername}://grader:***@" in said) == (2, True), said
 
 
 def grade_into(course: Path, out: str, *more: str) -> tuple[str | os.PathLike[str], ...]:
@@ -475,7 +648,7 @@ def grade_into(course: Path, out: str, *more: str) -> tuple[str | os.PathLike[st
 
 def test_one_database_for_one_results_folder(
     course: Path,
-    postgres: Server,
+    server: Server,
     url: sa.URL,
     run: Callable[..., tuple[int, str]],
 ) -> None:
@@ -486,12 +659,12 @@ def test_one_database_for_one_results_folder(
     assert (code, "holds grades already" in said) == (2, True)
     assert not (course / "out" / ADDRESS).exists()
     (course / "out" / ADDRESS).write_text(address(url))
-    code, said = run(*grade_into(course, "out", "--gradebook", address(postgres.database())))
+    code, said = run(*grade_into(course, "out", "--gradebook", address(server.database())))
     assert (code, "leave that out, or choose another results folder" in said) == (2, True)
 
 
 def test_exit_codes(
-    course: Path, postgres: Server, url: sa.URL, run: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+    course: Path, server: Server, url: sa.URL, run: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """2 for a wrong password or database or one without a gradebook, 3 for a server that is not there."""
     (course / "out").mkdir()
@@ -501,7 +674,7 @@ def test_exit_codes(
         return run("leaderboard", course / "out", "--assignment", course / "assignment")
 
     for place, code, sentence in (
-        (url.update_query_dict({"host": "/nowhere"}), 3, "check that its server runs"),
+        (url.update_query_dict({next(iter(url.query)): "/nowhere"}), 3, "check that its server runs"),
         (url.set(database="nowhere"), 2, "There is no such database"),
         (url, 2, "There is no gradebook in"),
     ):
@@ -510,7 +683,7 @@ def test_exit_codes(
     (course / "out" / ADDRESS).unlink()
     monkeypatch.setenv(PASSWORD, "wrong")
     code, said = run(*grade_into(course, "out", "--gradebook", address(url)))
-    assert (code, "refuses the password" in said) == (2, True)
+    assert (code, "refuses" in said) == (2, True)
     assert not (course / "out" / ADDRESS).exists()
 
 
