@@ -71,11 +71,9 @@ def of_all_kinds() -> dict[str, Section]:
     return {name: section(found(name), load_at_start=0.5, sandbox="", **SETTINGS) for name in KINDS}
 
 
-def test_the_latest_grades_of_a_large_gradebook_come_at_once() -> None:
-    """Students times grades: the query for the latest reads no grade but these, so that many grades cost little."""
-    latest, rules = counting(200, 50, 3)
-    assert latest.time_s < 0.05
-    assert latest.time_s < rules.time_s
+def test_the_grades_that_count_in_a_large_gradebook_come_at_once() -> None:
+    """The latest or by rules: the query reads no grade but these, so that many grades of a student cost little."""
+    assert all(figure.time_s < 0.05 for figure in counting(200, 50, 3))
 
 
 # ---------------------------------------------------------------- the record
