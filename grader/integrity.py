@@ -31,9 +31,9 @@ from grader.sandbox.student import Student
 from grader.split import BLOCK_CHARS
 from grader.types import Flag, PerplexityScore
 
-PERMUTATIONS = 100_000
+PERMUTATIONS = 400_000
 ENOUGH_HITS = 1000
-P_VALUE = 1e-4  # false alarms per honest model
+P_VALUE = 5e-5  # in either direction: false alarms below 1e-4 for an honest model
 REPORTED_TOLERANCE = 0.02  # nats/char
 LANE_START_NATS = 20.0  # of a lane, for the state that begins anew; up to 10.6 where a network has hardly learnt,
 HARDLY_LEARNT = 2.4  # nats/char, about what pairs of letters tell; of those below, none lost more than 0.7

@@ -127,7 +127,7 @@ def main() -> None:
     for kind in ("TRAINED_ON_TEST", "MEMORISED", "WEIGHTS_DISAGREE", "WEIGHTS_UNKNOWN", "REPORTED_OTHERWISE"):
         print(f"{kind:20} flags {kinds[kind]:4} of {number}")
     thresholds = (
-        f"{MINIMUM_GAP}, and p < {P_VALUE}",
+        f"{MINIMUM_GAP}, and p < {P_VALUE:.0e}",
         f"{LARGEST_POOR_SPLICE_GAP} to {LARGEST_HONEST_SPLICE_GAP}",
         SAME_ANSWER,
         f"{REPORTED_TOLERANCE}, more for models that have hardly learnt",

@@ -60,7 +60,7 @@ def test_a_model_that_saw_one_of_the_texts_is_flagged_with_its_p_value(saw: int,
     assert flag is not None
     assert flag.kind == kind
     assert f"better on {easier} text" in flag.evidence
-    assert "p = 1.0e-05" in flag.evidence
+    assert "p = 2.5e-06" in flag.evidence
 
 
 def test_honest_models_are_not_flagged() -> None:
