@@ -8,14 +8,12 @@ names, anything else is a mistake in the check itself and therefore ours.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import importlib
 import io
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -229,27 +227,16 @@ def _message(error: AssertionError) -> str:
     return str(error).split("\nassert ")[0].strip()
 
 
-@functools.cache
-def _compiled() -> tempfile.TemporaryDirectory[str]:
-    """A folder that ends with this process."""
-    return tempfile.TemporaryDirectory(prefix="checks-")
-
-
 @contextlib.contextmanager
 def _fresh_modules(folder: str) -> Iterator[None]:
-    """Each submission meets check files as they are on disk, and pytest takes no options from the environment.
-
-    What they are compiled to is kept beside this process, for the next submission, and not beside the files.
-    """
+    """Each submission meets check files as they are on disk, and pytest takes no options from the environment."""
     saved = {name: os.environ.pop(name) for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS") if name in os.environ}
-    path, bytecode = list(sys.path), (sys.pycache_prefix, sys.dont_write_bytecode)
-    sys.pycache_prefix, sys.dont_write_bytecode = _compiled().name, False
+    path = list(sys.path)
     try:
         yield
     finally:
         os.environ.update(saved)
         sys.path[:] = path
-        sys.pycache_prefix, sys.dont_write_bytecode = bytecode
         for name, module in list(sys.modules.items()):
             if os.path.dirname(getattr(module, "__file__", None) or "") == folder:  # noqa: PTH120  20 times quicker
                 del sys.modules[name]

@@ -20,8 +20,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
-from grader.errors import InfrastructureError, UsageError
-from grader.faults import LOCKED, plain_faults
+from grader.errors import GraderError, InfrastructureError, UsageError
+from grader.faults import LOCKED, one_line, plain_faults
 from grader.migrations import anywhere
 from grader.place import EXAMPLE, KNOWN, Place, shown
 from grader.tables import METADATA, MYSQL
@@ -31,7 +31,7 @@ MYSQL_WRITERS = (
     "concat('grader ', left(sha2(database(), 256), 40))"  # the same; there a lock is one of the whole server
 )
 HAVE_MIGRATIONS = ("sqlite", "postgresql")  # from the first schema on
-DRIVERS = {"postgresql": "psycopg", "mysql": "PyMySQL"}
+DRIVERS = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 DRIVERS_THAT_WAIT = ("postgresql", "postgresql+psycopg", "postgresql+psycopg2", "mysql+pymysql", "mariadb+pymysql")
 
 
@@ -64,11 +64,16 @@ def _server_engine(url: sa.URL, wait_s: float) -> sa.Engine:
             url, poolclass=sa.NullPool, connect_args={"connect_timeout": max(2, round(wait_s))} if in_time else {}
         )
     except NoSuchModuleError:
-        raise UsageError(f"SQLAlchemy knows no driver {url.drivername!r}: write {EXAMPLE}.") from None
+        raise UsageError(
+            f"SQLAlchemy knows no driver {url.drivername!r}: install the package that has it, or write {EXAMPLE}."
+        ) from None
     except ImportError as error:
         kind = "mysql" if url.get_backend_name() in MYSQL else "postgresql"
-        have = f": pip install 'rnn-grader[{kind}]' has {DRIVERS[kind]}" if url.get_backend_name() in KNOWN else ""
+        have = f": pip install 'rnn-grader[{kind}]' has that of {DRIVERS[kind]}://"
+        have = have if url.get_backend_name() in KNOWN else ""
         raise UsageError(f"The driver of {shown(url)} is not installed ({error}){have or ': install it'}.") from None
+    except (TypeError, ValueError) as error:
+        raise UsageError(_refused(url, error)) from error
     if engine.dialect.is_async:
         raise UsageError(f"{url.drivername!r} is a driver for asyncio, which cannot be used here: write {EXAMPLE}.")
     anywhere.introduce(engine.dialect)
@@ -99,6 +104,8 @@ def writing(engine: sa.Engine, wait_s: float) -> Iterator[sa.Connection]:
             if held != 1:
                 raise InfrastructureError(LOCKED.format(path=shown(engine.url)))
             connection.rollback()  # what is read from here on is as of now
+        elif engine.dialect.name == "postgresql":  # the same: not as of when the lock was asked for
+            connection = connection.execution_options(isolation_level="READ COMMITTED")
         with connection.begin():
             if engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -134,12 +141,21 @@ def require_server(url: sa.URL, wait_s: float = 30.0) -> None:
         InfrastructureError: no server answers.
     """
     engine = make_engine(url, wait_s)
+    if engine.dialect.name in MYSQL and not url.database:
+        raise UsageError(f"{shown(url)} names no database: write it after the host.")
     with plain_faults(url):
         try:
             with engine.connect() as connection:
                 _require_texts(connection, url)
-        except RuntimeError as error:  # how PyMySQL says that it lacks what one way of logging in needs
-            raise UsageError(f"The driver of {shown(url)} cannot log in: {str(error).rstrip('.')}.") from error
+        except (GraderError, SQLAlchemyError):
+            raise
+        except Exception as error:  # drivers have ways of their own to refuse an option, or to lack one
+            raise UsageError(_refused(url, error)) from error
+
+
+def _refused(url: sa.URL, error: Exception) -> str:
+    said = one_line(str(error) or type(error).__name__, url).rstrip(".")
+    return f"The driver of {shown(url)} cannot connect ({said}): correct its options."
 
 
 def _require_texts(connection: sa.Connection, url: sa.URL) -> None:
@@ -158,8 +174,13 @@ def _require_texts(connection: sa.Connection, url: sa.URL) -> None:
                 f"The connection to {shown(url)} speaks {spoken}, which is not enough for every name: write "
                 "`?charset=utf8mb4`, or no charset."
             )
-    elif connection.execute(sa.select(sa.literal("a", sa.Unicode(1)) == sa.literal("A", sa.Unicode(1)))).scalar():
+    elif connection.execute(sa.select(_same_text("a", "A"))).scalar():
         raise UsageError(f"{shown(url)} takes `a` and `A` for the same: make a database with a binary collation.")
+
+
+def _same_text(one: str, other: str) -> sa.Case[int]:
+    """1 if the database takes them for the same; not every one can select what is true."""
+    return sa.case((sa.literal(one, sa.Unicode(1)) == sa.literal(other, sa.Unicode(1)), 1), else_=0)
 
 
 def use_wal(engine: sa.Engine, wait_s: float) -> None:

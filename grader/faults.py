@@ -64,7 +64,7 @@ def plain_faults(place: Place) -> Iterator[None]:
         said, usage, ours, check = str(cause), USAGE, OURS, "its disk"
         if isinstance(place, sa.URL):
             usage, ours, check = SERVER_USAGE, SERVER_OURS, "that its server runs and can be reached"
-            said = _one_line(str(cause.args[-1]) if cause.args else said, place)
+            said = one_line(str(cause.args[-1]) if cause.args else said, place)
             if isinstance(error, IntegrityError) and place.get_backend_name() not in KNOWN:
                 raise InfrastructureError(OVERTAKEN.format(path=shown(place))) from error
         code = _code(cause)
@@ -84,7 +84,7 @@ def _code(cause: BaseException) -> str | None:
     return str(number) if isinstance(number, int) else found
 
 
-def _one_line(said: str, url: sa.URL) -> str:
+def one_line(said: str, url: sa.URL) -> str:
     """The first line of what a driver says, hints and context left out; never with the password in it."""
     first = said.strip().partition("\n")[0] or "no reason given"
     return first.replace(url.password, "***") if url.password else first

@@ -113,6 +113,7 @@ class _Asked(NamedTuple):
     t: int
     at: float
     answer: Callable[[], Any]
+    is_alone: bool  # nothing else is asked meanwhile
 
 
 class _Readers:
@@ -127,6 +128,7 @@ class _Readers:
         self._sessions: dict[str, Handle] = {}
         self._asked: deque[_Asked] = deque()
         self._took_s: dict[str, float] = {}  # by model, for its last answer
+        self._doubtful: list[str] = []  # models that failed while others were at work
         self.wrong: dict[str, StudentError] = {}
         for model in models:
             with self._watched(model):
@@ -138,9 +140,9 @@ class _Readers:
         `take(model, t, ln p of what follows symbol t [rows, V])` is called for each answer, in their order, while the
         next one is worked out: what is shown then was chosen before, and all scores for it are here. The next models
         are asked while one is at work, so that their process need not wait for us; but `at_once` at most, and none
-        beside one that pays for its time. The slowest is asked first: the others are prepared while it works.
+        beside one that pays for its time. The slowest is asked first: the others are prepared while it works. One that
+        fails beside others is asked again alone: it may have been the fault of another.
         """
-        step = self._student.stubs.ref("step")
         letters = np.frombuffer(ALPHABET.encode(), np.uint8)[texts]
         came: tuple[_Asked, Any] | None = None  # an answer that nobody has looked at
 
@@ -151,18 +153,23 @@ class _Readers:
                 came = self._hear(self._asked[0])
                 self._asked.popleft()
 
+        def ask(model: str, t: int, at_once: int, stub: str = "step") -> None:
+            with self._watched(model):
+                shown = letters[:, t].tobytes().decode()
+                answer = self._student.begin(self._student.stubs.ref(stub), self._sessions[model], shown)
+                self._asked.append(_Asked(model, t, time.monotonic(), answer, at_once == 1))
+            hear_until(at_once - 1)
+
         for t in range(texts.shape[1]):
-            shown = letters[:, t].tobytes().decode()
-            for model, session in list(self._sessions.items()):
-                if model in self.wrong:
-                    continue
+            for model in list(self._sessions):
                 if model in self._left:
                     hear_until(0)
-                with self._watched(model):
-                    answer = self._student.begin(step, session, shown)
-                    self._asked.append(_Asked(model, t, time.monotonic(), answer))
-                hear_until(0 if t == 0 or model in self._left else at_once - 1)
+                if model not in self.wrong:
+                    ask(model, t, 1 if t == 0 or model in self._left else at_once)
             hear_until(0)
+            while self._doubtful:
+                if (model := self._doubtful.pop()) not in self.wrong:
+                    ask(model, t, 1, "step_again")
             if t == 0:
                 self._sessions = dict(sorted(self._sessions.items(), key=lambda item: -self._took_s[item[0]]))
         self._look_at(came, take)
@@ -170,7 +177,15 @@ class _Readers:
     def _hear(self, asked: _Asked) -> tuple[_Asked, Any] | None:
         """Wait for an answer."""
         with self._watched(asked.model):
-            scores = asked.answer()
+            try:
+                scores = asked.answer()
+            except SessionOver:
+                raise
+            except StudentError:
+                if asked.is_alone:
+                    raise
+                self._doubtful.append(asked.model)
+                return None
             self._took_s[asked.model] = time.monotonic() - asked.at
             self._bill(asked.model, self._took_s[asked.model])
             return asked, scores
@@ -195,7 +210,7 @@ class _Readers:
         try:
             yield
         except SessionOver as error:  # by what the process is at work on, which need not be what is asked
-            raise ModelEnded(error, [asked.model for asked in self._asked] or [model]) from error
+            raise ModelEnded(error, sorted(asked.model for asked in self._asked) or [model]) from error
         except StudentError as error:
             self.wrong.setdefault(model, error)
             self._sessions.pop(model, None)

@@ -152,8 +152,8 @@ GRADES = _table(
     ),  # as in its submission, for an index
     sa.Index("grades_by_key", "key"),
     sa.Index("grades_by_submission", "submission_id"),
-    sa.Index("grades_by_student", "student_id"),
-    sa.Index("real_grades_by_student", "student_id", sqlite_where=_REAL, postgresql_where=_REAL),
+    sa.Index("grades_by_student", "student_id", "id"),
+    sa.Index("real_grades_by_student", "student_id", "id", sqlite_where=_REAL, postgresql_where=_REAL),
     sa.Index("real_grades_by_submission", "submission_id", "status", sqlite_where=_REAL, postgresql_where=_REAL),
 )
 CHECK_RESULTS = _table(
@@ -205,7 +205,7 @@ STANDINGS = _table(
     _refers("grade_id", "grades"),
     *(sa.Column(name, sa.Integer, nullable=False) for name in ("attempt", "late_days")),
     *_number("late_penalty"),
-    sa.Index("standings_by_student", "student_id"),
+    sa.Index("standings_by_student", "student_id", "id"),
 )
 RECKON_COLUMNS = "student_id, grade_id, attempt, late_days, late_penalty"
 RECKON = f"INSERT INTO standings ({RECKON_COLUMNS}) SELECT {RECKON_COLUMNS} FROM reckoned"

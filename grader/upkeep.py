@@ -19,7 +19,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from grader.database import expected_schema, make_engine, migrations, reading, refuse_newer, schema_of
+from grader.database import expected_schema, make_engine, migrations, reading, refuse_newer, schema_of, writing
 from grader.errors import InfrastructureError, UsageError
 from grader.faults import plain_faults
 from grader.migrations import mysql, postgresql
@@ -42,6 +42,7 @@ SERVER_OBJECTS = {
         " WHERE trigger_schema = database()"
     },
 }
+RECKONED_AGAIN = "What counts was reckoned again, for {number} students otherwise than before."
 VIEWS = {"latest", "attempts", "judged", "reckoned", "counting"}  # of what counts; the first schemas had others
 MENDED_IN_PLACE = ("trigger", "view", "index")  # they hold no data of their own
 
@@ -133,11 +134,26 @@ def repair(path: Path) -> list[str]:
                 done.append(f"The {kind} {name} was made again.")
         if ("table", "standings") in there and (stale := list(_stale(connection.execute))):
             connection.execute(RECKON)
-            done.append(f"What counts was reckoned again, for {len(stale)} students otherwise than before.")
+            done.append(RECKONED_AGAIN.format(number=len(stale)))
         connection.execute("COMMIT")
         if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0 and wal:
             done.append("What a killed process had left beside the gradebook was moved into it.")
     return done
+
+
+def repair_server(url: sa.URL) -> list[str]:
+    """Reckon what counts again, if that is wrong: all else on a server is mended by its own tools, or from a backup.
+
+    Raises:
+        UsageError, InfrastructureError: as `check_server`.
+    """
+    with plain_faults(url), writing(make_engine(url, 30.0), 30.0) as connection:
+        if not set(sa.inspect(connection).get_view_names()) >= VIEWS:
+            return []
+        stale = list(_stale(connection.exec_driver_sql))
+        if stale:
+            connection.exec_driver_sql(RECKON)
+        return [RECKONED_AGAIN.format(number=len(stale))] if stale else []
 
 
 def back_up(path: Path, copy: Path) -> None:

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mssql, mysql, oracle
 
 from grader import cli
+from grader.database import _same_text
 from grader.errors import InfrastructureError, UsageError
 from grader.gradebook import Gradebook
 from grader.migrations import anywhere
@@ -160,6 +161,7 @@ def test_others_have_words_for_it(dialect: sa.Dialect) -> None:
     views = anywhere.views(dialect)
     assert list(views) == ["latest", "attempts", "judged", "best", "reckoned", "counting"]
     assert not [query for query in views.values() if "%" in query or ":" in query]
+    assert "SELECT CASE WHEN" in str(sa.select(_same_text("a", "A")).compile(dialect=dialect))  # neither selects truth
 
 
 def test_an_empty_text_is_kept_where_it_would_be_none() -> None:

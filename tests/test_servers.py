@@ -20,13 +20,13 @@ from alembic.migration import MigrationContext
 from sqlalchemy.exc import DatabaseError
 
 from grader import cli
-from grader.database import writing
+from grader.database import make_engine, writing
 from grader.errors import GraderError, InfrastructureError, UsageError
 from grader.gradebook import Gradebook
 from grader.place import ADDRESS, PASSWORD, address
 from grader.tables import METADATA
 from grader.types import Grade, PerplexityScore, Rules, Status
-from grader.upkeep import check_server
+from grader.upkeep import check_server, repair_server
 from tests import mariadb as mariadb_server
 from tests import postgres as postgres_server
 from tests.postgres import SECRET
@@ -187,6 +187,29 @@ def test_a_connection_that_cannot_say_every_name_is_refused(in_mariadb: sa.URL) 
     """The database may have whatever character set it has, the tables have their own; the connection may not."""
     with pytest.raises(UsageError, match="speaks latin1, which is not enough for every name"):
         Gradebook.open(in_mariadb.update_query_dict({"charset": "latin1"}))
+
+
+@pytest.mark.parametrize(
+    "option", [{"foo": "bar"}, {"charset": "klingon"}, {"connect_timeout": "abc"}, {"ssl_ca": "/nowhere"}]
+)
+def test_an_option_that_the_driver_refuses_is_said(in_mariadb: sa.URL, option: dict[str, str]) -> None:
+    """In one sentence without the password, however the driver refuses it."""
+    with pytest.raises(UsageError, match="correct its options") as refused:
+        Gradebook.open(in_mariadb.update_query_dict(option))
+    assert SECRET not in str(refused.value)
+
+
+def test_an_address_without_a_database_is_refused(in_mariadb: sa.URL) -> None:
+    """MySQL would let one in, and make no table."""
+    with pytest.raises(UsageError, match="names no database"):
+        Gradebook.open(in_mariadb.set(database=""))
+
+
+def test_a_writer_sees_what_the_one_before_it_wrote(in_postgres: sa.URL) -> None:
+    """Also where the server is set to show each transaction what there was when it began to wait."""
+    options = f"{in_postgres.query['options']} -cdefault_transaction_isolation=repeatable\\ read"
+    with writing(make_engine(in_postgres.update_query_dict({"options": options}), 5.0), 5.0) as connection:
+        assert connection.exec_driver_sql("SHOW transaction_isolation").scalar() == "read committed"
 
 
 def test_names_are_told_apart_as_in_a_file(book: Gradebook) -> None:
@@ -540,6 +563,9 @@ def test_what_counts_otherwise_than_by_the_rules_is_named(book: Gradebook, url: 
         "The trigger grades_stand is missing.",
         "What counts of ada is not what the rules say.",
     ]
+    assert repair_server(url) == ["What counts was reckoned again, for 1 students otherwise than before."]
+    assert found(url, tmp_path) == ["The trigger grades_stand is missing."]
+    assert repair_server(url) == []
 
 
 def test_what_is_wrong_is_named_in_postgresql(in_postgres: sa.URL, tmp_path: Path) -> None:
@@ -617,7 +643,7 @@ def test_a_class_is_graded_into_a_server(course: Path, url: sa.URL, run: Callabl
     code, said = run("db", "check", out)
     assert code == 0, said
     code, said = run("db", "check", out, "--repair")
-    assert (code, "is on a server: restore it there" in said) == (2, True)
+    assert (code, "is well" in said) == (0, True)
     code, said = run("db", "backup", out, course / "copy.sqlite")
     assert (code, "`pg_dump`" in said, "`mariadb-dump`" in said) == (2, True, True)
 

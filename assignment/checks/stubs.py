@@ -597,7 +597,7 @@ class _Opened:
         self.lanes, self.has_answered = lanes, False
         self.vocab_size = notebook.get("vocab_size") or len(to_index)
         self.model = None if name == "scratch" else _model(name, self.indices, self.vocab_size)
-        self.state = self.begin(lanes)
+        self.state = self.before = self.begin(lanes)
 
     def begin(self, lanes):
         if self.model is not None:
@@ -769,6 +769,7 @@ def open_model(name, lanes):
 def step(opened, text):
     """Feed one character of a text to each lane; return the scores of the next, [lanes, 27], in ALPHABET's order."""
     fed = opened.inputs[np.frombuffer(text.encode(), "uint8"), None]
+    opened.before = opened.state
     try:
         output, state = _advanced(opened, _arrived(fed))
     except WRONG_FORM:
@@ -779,11 +780,17 @@ def step(opened, text):
     output = output[-1] if isinstance(output, (list, tuple)) else output
     opened.state, opened.has_answered = state, True
     if opened.is_in_order and type(output) is nd.NDArray and output.shape == (opened.lanes, len(ALPHABET)):
-        return output
+        return output.copy()  # models may write their scores into one array, and others are asked before it is sent
     scores = output.reshape((opened.lanes, -1))
     if opened.is_in_order and isinstance(scores, nd.NDArray) and scores.shape == (opened.lanes, len(ALPHABET)):
-        return scores
+        return scores.copy()
     return nd.take(scores, opened.columns, axis=1)
+
+
+def step_again(opened, text):
+    """The last step, of which nothing came: from the state that was there before it."""
+    opened.state = opened.before
+    return step(opened, text)
 
 
 def read_alone(name, columns):

@@ -99,11 +99,11 @@ def db_check(
                 for sentence in upkeep.repair(place):
                     say(escape(sentence))
         problems = upkeep.check(place, out, busy=place.exists() and is_busy(out))
-    elif mend:
-        raise UsageError(f"--repair mends files, and {shown(place)} is on a server: restore it there from a backup.")
     else:
         if warning := untested(place):
             say(escape(warning), style="bold red")
+        for sentence in upkeep.repair_server(place) if mend else ():
+            say(escape(sentence))
         problems = upkeep.check_server(place, out)
     for problem in problems:
         say(f"{escape(problem.what)}{escape(f' --repair: {problem.repair}.') if problem.repair else ''}", style="red")

@@ -109,9 +109,12 @@ VIEWS = (LATEST, ATTEMPTS, JUDGED, BEST, COUNTING)
 
 # From schema 0008 on lateness is a difference of numbers, and what counts of each student is kept as it changes.
 ATTEMPTS_0008 = ATTEMPTS.replace("submitted_at, grade_id,", "submitted_at, submitted_s, grade_id,").replace(
-    " AS submitted_at, min(", " AS submitted_at,\n        min(submitted_s) AS submitted_s, min("
+    " AS submitted_at, min(",
+    " AS submitted_at,\n        min(coalesce(submitted_s, seconds_of(submitted_at))) AS submitted_s, min(",
 )
-JUDGED_0008 = JUDGED.replace("seconds_of(submitted_at) - seconds_of(due)", "submitted_s - due_s")
+JUDGED_0008 = JUDGED.replace(
+    "seconds_of(submitted_at) - seconds_of(due)", "submitted_s - coalesce(due_s, seconds_of(due))"
+)
 RECKONED = """CREATE VIEW reckoned AS
 SELECT student_id, grade_id, attempt, late_days, late_penalty FROM (
     SELECT judged.*, row_number() OVER (

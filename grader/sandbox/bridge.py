@@ -51,7 +51,6 @@ class Session:
     """One notebook in one sandbox, from its start until `close`."""
 
     _failed = False  # the run, or a call with MXNet's own error
-    _is_owed = False  # one of the calls that are asked together was interrupted, and has not answered yet
 
     def __init__(
         self,
@@ -287,9 +286,6 @@ class Session:
         if not isinstance(error, dict):
             raise wire.WireError("an answer of no known kind")
         kind, text = str(error.get("type"))[:80], str(error.get("message"))
-        if kind == "KeyboardInterrupt" and self._is_owed:
-            self._is_owed = False
-            raise self._late()
         if kind == "NotImplementedError":
             raise StudentError(Outcome.MISSING, "This part is still the stub: it raises NotImplementedError.")
         if kind == "MemoryError":
@@ -343,10 +339,9 @@ class Session:
             raise self._over from None
 
     def _interrupted(self, answer: dict[str, Any], body: bytes) -> Any:
-        """What was answered to an interrupt: if it is a result, it may be another call that took too long."""
+        """What was answered to an interrupt: a result, if it is another call of those asked together that was late."""
         if "ok" not in answer or not self._asked:
             raise self._late()
-        self._is_owed = True
         return self._answered(answer, body)
 
     def _late(self) -> StudentError:

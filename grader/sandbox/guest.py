@@ -23,6 +23,7 @@ import wire  # type: ignore[import-not-found, unused-ignore]  # lies beside this
 
 TEXT_LIMIT = 4000  # characters of an exception's message or traceback
 BEGUN = 3  # calls that MXNet may be at work on at once
+QUICK_S = 0.1  # none is begun after one that took longer to begin: its time would be paid for by others
 
 
 class Refused(Exception):
@@ -127,8 +128,9 @@ class Guest:
         gc.freeze()  # what the notebook holds is not looked through again and again
         self._send(wire.pack({"hello": sys.version}))
         begun: deque[_Begun] = deque()
+        was_quick = True
         while True:
-            if len(begun) == BEGUN or (begun and not self._is_asked()):
+            if begun and (len(begun) == BEGUN or not was_quick or not self._is_asked()):
                 self._send(self._finished(begun.popleft()))
                 if begun:  # its time begins now, at the other end, too
                     self._due = time.monotonic() + begun[0].wall_s / 2
@@ -139,9 +141,11 @@ class Guest:
                 return
             if message["op"] == "bye":
                 return
+            started = time.monotonic()
             if not begun:
-                self._due = time.monotonic() + message["wall_s"] / 2
+                self._due = started + message["wall_s"] / 2
             begun.append(self._begun(message, body))
+            was_quick = time.monotonic() - started < QUICK_S
 
     def _is_asked(self) -> bool:
         return bool(select.select([self._socket], [], [], 0)[0])
@@ -157,6 +161,7 @@ class Guest:
             self._in_student_code = True
             return _Begun(message["wall_s"], self._perform(message, self._decoder(body)), None)
         except BaseException as error:  # noqa: BLE001  whatever student code raises, SystemExit too, is an answer
+            self._in_student_code = False
             return _Begun(message["wall_s"], None, _failed(error))
         finally:
             self._in_student_code = False
@@ -170,6 +175,7 @@ class Guest:
             encoder = wire.Encoder(self._leave)
             reply: bytes = wire.pack({"ok": encoder.node(begun.result)}, encoder.body)
         except BaseException as error:  # noqa: BLE001  an error of MXNet comes when its arrays are asked for
+            self._in_student_code = False
             reply = _failed(error)
         finally:
             self._in_student_code = False
@@ -281,9 +287,12 @@ def _failed(error: BaseException) -> bytes:
 
 
 def _describe(error: BaseException) -> dict[str, str]:
-    text = "".join(traceback.format_exception(error))
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001  a text that raises is none
+        message = ""
     return {
         "type": type(error).__name__[:200],
-        "message": str(error)[:TEXT_LIMIT],
-        "traceback": text[-TEXT_LIMIT:],
+        "message": message[:TEXT_LIMIT],
+        "traceback": "".join(traceback.format_exception(error))[-TEXT_LIMIT:],
     }

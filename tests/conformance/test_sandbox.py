@@ -235,18 +235,20 @@ def test_what_a_call_does_wrong_is_its_outcome_and_the_next_call_works(
 
 
 def test_calls_that_are_begun_together_are_answered_in_order(start: Start) -> None:
-    """One that takes too long costs neither the one before it nor the next; one that ends the process ends them all."""
+    """Those that take too long cost neither those before them nor the next; one that ends the process ends them all."""
     session = start(
         "import os, time\ndef f(x):\n    time.sleep(99 * (x == 2))\n    if x == 4: os._exit(0)\n    return x"
     )
     session.execute()
     student = Student(session, "def f(x): return notebook['f'](x)")
     f = student.stubs.ref("f")
-    first, second, third = (student.begin(f, x) for x in (1, 2, 3))
+    first, second, third, fourth = (student.begin(f, x) for x in (1, 2, 2, 3))
     assert first() == 1
-    with pytest.raises(StudentError) as late:
-        second()
-    assert (late.value.outcome, third()) == (Outcome.TIMED_OUT, 3)
+    for late in (second, third):
+        with pytest.raises(StudentError) as caught:
+            late()
+        assert not isinstance(caught.value, SessionOver)
+    assert fourth() == 3
     waiting = student.begin(f, 3)
     with pytest.raises(TypeError, match="no function"):
         student.begin(f, len)
@@ -254,6 +256,27 @@ def test_calls_that_are_begun_together_are_answered_in_order(start: Start) -> No
     for answer in [student.begin(f, x) for x in (4, 5)]:
         with pytest.raises(SessionOver):
             answer()
+
+
+def test_a_call_does_not_pay_for_those_that_are_begun_with_it(start: Start) -> None:
+    """Three that each take most of the time that one may take are all in time."""
+    session = start("import time\ndef f(x):\n    time.sleep(1.4)\n    return x")
+    session.execute()
+    student = Student(session, "def f(x): return notebook['f'](x)")
+    answers = [student.begin(student.stubs.ref("f"), x) for x in range(4)]
+    assert [answer() for answer in answers] == [0, 1, 2, 3]
+
+
+def test_an_exception_whose_text_cannot_be_had_is_an_answer(start: Start) -> None:
+    """The next call is answered as ever."""
+    session = start(
+        "class E(Exception):\n    def __str__(self): raise ValueError\ndef f(x):\n    if x: raise E\n    return x"
+    )
+    session.execute()
+    student = Student(session, "")
+    with pytest.raises(StudentError) as caught:
+        student.f(1)
+    assert (caught.value.outcome, student.f(0)) == (Outcome.RAISED, 0)
 
 
 def test_a_function_that_ends_the_process_ends_the_session(start: Start) -> None:

@@ -73,6 +73,18 @@ def test_the_best_can_count(book: Gradebook) -> None:
     assert counted(book, counts="best")[0] == 5.0
 
 
+def test_what_an_earlier_grader_adds_meanwhile_is_as_late_as_it_is(
+    book: Gradebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows no seconds, and has the gradebook open while a later one upgrades it."""
+    monkeypatch.setattr("grader.gradebook.seconds_of", lambda moment: None)
+    add(book, grade("a", 9.0, 25 * HOURS))
+    assert counted(book, **LATE) == (9.0, 2, 0.2)
+    monkeypatch.undo()
+    add(book, grade("a", 8.0, 25 * HOURS, key="a2"))
+    assert counted(book, **LATE) == (8.0, 2, 0.2)
+
+
 def test_attempts_beyond_the_limit_are_recorded_and_do_not_count(book: Gradebook) -> None:
     """The third of two is on record, and counts only when the limit is lifted."""
     add(book, grade("a", 1.0), grade("b", 2.0), grade("c", 3.0))

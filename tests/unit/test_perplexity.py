@@ -59,6 +59,10 @@ class FakeStudent:
         self.shown[name].append([ALPHABET.index(char) for char in text])
         return self.model(np.array(self.shown[name]).T)
 
+    def step_again(self, name: str, text: str) -> Any:
+        self.shown[name].pop()
+        return self.step(name, text)
+
 
 class Failing(FakeStudent):
     """One whose models know nothing, and raise an error at one of the readings: test, held-out, that again, spliced."""
@@ -199,6 +203,31 @@ def test_a_model_that_pays_for_its_time_is_asked_alone() -> None:
         at = step.index(("shown", "open"))
         assert step[at + 1] == ("came", "open")
         assert [what for what, _ in step[:at]].count("shown") == [what for what, _ in step[:at]].count("came")
+
+
+def test_a_model_that_fails_beside_others_is_asked_again_alone() -> None:
+    """An error that came of another's work costs it nothing; its own comes again."""
+
+    class Failing(Slow):
+        def begin(self, target: str, *args: Any) -> Callable[[], Any]:
+            waiting, fails = super().begin("step", *args), target == "step" and args[0] != "c"
+
+            def answer() -> Any:
+                if fails and len(self.shown[args[0]]) == 7:
+                    self.shown[args[0]].append([])
+                    raise StudentError(Outcome.TIMED_OUT, "beside others")
+                if target == "step_again" and args[0] == "own":
+                    raise StudentError(Outcome.RAISED, "its own")
+                return getattr(self, target)(*args) if target == "step_again" else waiting()
+
+            return answer
+
+    student, lanes = Failing(lambda shown: np.zeros((len(shown), V))), lanes_of(np.arange(80) % V, 2)
+    found = lockstep_nats(student, ["a", "own", "c"], lanes, np.random.default_rng(0))
+    assert isinstance(found["own"], StudentError)
+    assert found["own"].outcome is Outcome.RAISED
+    for model in ("a", "c"):
+        np.testing.assert_allclose(found[model].nats, np.log(V))
 
 
 def test_the_models_that_were_at_work_are_blamed_for_the_end() -> None:

@@ -88,7 +88,10 @@ def test_a_driver_that_there_is_not(driver: str, sentence: str, monkeypatch: pyt
     ("url", "sentence"),
     [
         ("nosuch://ann:s3cret@host/hw8", r"knows no driver 'nosuch'"),
-        ("mysql+pymysql://ann:s3cret@host/hw8", r"is not installed .*pip install 'rnn-grader\[mysql\]' has PyMySQL"),
+        (
+            "mysql+pymysql://ann:s3cret@host/hw8",
+            r"is not installed .*pip install 'rnn-grader\[mysql\]' has that of mysql\+pymysql://",
+        ),
         ("oracle+oracledb://ann:s3cret@host/hw8", r"is not installed .*: install it"),
     ],
 )

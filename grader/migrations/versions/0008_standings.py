@@ -12,13 +12,17 @@ down_revision = "0007"
 branch_labels = None
 depends_on = None
 
-TEXTS = (("submissions", "submitted_at", "submitted_s"), ("rules", "due", "due_s"))  # times, and their seconds
+# Times, and their seconds; an earlier grader that has the gradebook open meanwhile knows none, and they are worked out.
+TEXTS = (("submissions", "submitted_at", "submitted_s"), ("rules", "due", "due_s"))
+# To find the last row of a student, PostgreSQL goes through all rows from their end unless an index leads to it.
+INDEXES = {"grades_by_student": None, "real_grades_by_student": sa.text("status != 'needs_regrade'")}
 
 ATTEMPTS = """CREATE VIEW attempts AS
 SELECT student_id, sha256, submitted_at, submitted_s, grade_id,
     sum(handed_in) OVER (PARTITION BY student_id ORDER BY first_id) AS attempt
 FROM (
-    SELECT submissions.student_id, sha256, min(submitted_at) AS submitted_at, min(submitted_s) AS submitted_s,
+    SELECT submissions.student_id, sha256, min(submitted_at) AS submitted_at,
+        min(coalesce(submitted_s, CAST(strftime('%s', submitted_at) AS INTEGER))) AS submitted_s,
         min(grades.id) AS first_id, max(grades.id) AS grade_id, max(status != 'missing') AS handed_in
     FROM grades JOIN submissions ON submissions.id = submission_id
     WHERE status != 'needs_regrade' GROUP BY submissions.student_id, sha256
@@ -38,7 +42,8 @@ FROM (
             ELSE 0
         END AS late_days
     FROM (
-        SELECT attempts.*, submitted_s - due_s AS late_s, most, counts, grace_minutes, penalty_per_day, max_days
+        SELECT attempts.*, submitted_s - coalesce(due_s, CAST(strftime('%s', due) AS INTEGER)) AS late_s,
+            most, counts, grace_minutes, penalty_per_day, max_days
         FROM attempts JOIN rules ON rules.id = (SELECT max(id) FROM rules)
     ) AS attempts WHERE most IS NULL OR attempt <= most
 )"""
@@ -98,7 +103,10 @@ def upgrade() -> None:
         *(sa.Column(name, sa.Integer, nullable=False) for name in ("attempt", "late_days")),
         sa.Column("late_penalty", sa.Double, nullable=False),
     )
-    op.create_index("standings_by_student", "standings", ["student_id"])
+    op.create_index("standings_by_student", "standings", ["student_id", "id"])
+    for name, where in INDEXES.items():
+        op.drop_index(name, "grades")
+        op.create_index(name, "grades", ["student_id", "id"], sqlite_where=where, postgresql_where=where)
     if server:
         views, rest = postgresql.VIEWS_0008, (*postgresql.grows_only("standings"), *postgresql.STAND)
     else:
