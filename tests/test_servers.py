@@ -189,6 +189,7 @@ def test_a_connection_that_cannot_say_every_name_is_refused(in_mariadb: sa.URL) 
         Gradebook.open(in_mariadb.update_query_dict({"charset": "latin1"}))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # PyMySQL leaves its socket open
 @pytest.mark.parametrize(
     "option", [{"foo": "bar"}, {"charset": "klingon"}, {"connect_timeout": "abc"}, {"ssl_ca": "/nowhere"}]
 )
