@@ -205,7 +205,6 @@ def _start(notebook: bytes, params: Mapping[str, bytes], bench: Bench, lease: Le
             "HW_PROFILE": profile.name,
             "HW_TIME_BUDGET_S": f"{profile.time_budget_s:g}",
             "OMP_NUM_THREADS": "1",
-            "PYTHONBREAKPOINT": "0",  # one that was left behind stops nobody
             # mallopt(3): memory that every step frees and takes again is not given back to the kernel in between
             "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
             "MALLOC_TRIM_THRESHOLD_": str(128 << 20),

@@ -22,8 +22,8 @@ MEANING = {
     "gradebook": """
 Every export and every page asks the gradebook which grades count. Here it holds {grades:,} grades, {each:g} of each
 of {students:,} students. The floor reads the same grades when their places in the file are already known: what lies
-above it is the cost of finding them. “By rules” means that the best of a student counts and lateness costs points, so
-that every grade has to be looked at.
+above it is the cost of finding them. “By rules” means that the best of a student counts and lateness costs points; what
+that comes to is kept as grades come in. Times are of the query; making pages and sheets of 1,000 students takes longer.
 """,
     "sandbox": """
 From nothing until an empty notebook has run, in a sandbox that is started cold. The floor is the same runner and the
@@ -56,12 +56,14 @@ two samples.
 """,
     "reading": """
 Held-out text of {chars:,} characters is read in lock-step by the models of the solution: a model must answer for each
-character before it is shown it. The floor is teacher forcing: the same model reads the same text, up to 64 characters
-at once, without a sandbox. What lies above it is the price of being sure that no model looks ahead; what of that is the
-price of a step, and not of the sandbox and of the grader, the second floor says: the same steps by the models alone.
-Much of the price is paid by the step, not by the character: with four times as many lanes little of it is left.
-“Some lanes again” asks for part of the text twice, which catches scores that depend on more than their text; the last
-row is all that a submission is asked, the test text and spliced text included, beside held-out text only.
+character before it is shown it. All models of a notebook are asked at each step, and while one is at work the next are
+prepared; a single model has nothing to hide its own Python behind. The floor is teacher forcing: the same model reads
+the same text, up to 64 characters at once, without a sandbox. What lies above it is the price of being sure that no
+model looks ahead; what of that is the price of a step, and not of the sandbox and of the grader, the second floor says:
+the same steps by the models alone. Much of the price is paid by the step, not by the character: with four times as many
+lanes little of it is left. “Some lanes again” asks for part of the text twice, which catches scores that depend on more
+than their text; the last row is all that a submission is asked, the test text and spliced text included, beside
+held-out text only.
 """,
     "simulated": """
 Tasks that only sleep are handed to as many slots of a Dask cluster: the coordinator and the scheduler are real. The

@@ -32,6 +32,7 @@ STOP_GRACE_S = 40.0  # for the runner to stop a notebook that is out of time, an
 STATUS_S = 5.0  # for the runner to say how the kernel ended
 GUEST_START_S = 20.0  # for the kernel to answer after its last cell
 WATCH_INTERVAL_S = 0.5
+ALWAYS = {"PYTHONBREAKPOINT": "0"}  # of every notebook's environment: a breakpoint that was left behind stops nobody
 
 
 class StudentError(SubmissionError):
@@ -82,7 +83,12 @@ class Session:
         self._oom_kills = oom_kills()
         job = {
             "files": [[name, len(data)] for name, data in files.items()],
-            "environment": {**environment, **(lease.environment if lease else {}), "GRADER_DEVICE": self.device},
+            "environment": {
+                **ALWAYS,
+                **environment,
+                **(lease.environment if lease else {}),
+                "GRADER_DEVICE": self.device,
+            },
             "rlimits": rlimits(limits, gpu=lease is not None),
             "notebook_cpu_s": limits.notebook_cpu_s,
             "notebook_wall_s": limits.notebook_wall_s,

@@ -141,6 +141,14 @@ def test_a_notebook_finds_what_it_finds_in_a_sandbox_started_from_nothing(tier: 
         assert told(warm, "facts") == told(cold, "facts")
 
 
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_breakpoint_that_was_left_behind_stops_nobody(tier: str, template: Template, warm: bool) -> None:
+    """In a cell or in a function that is called later, and however the sandbox began."""
+    source = "breakpoint()\ndef f():\n    breakpoint()\n    return 5"
+    with run(tier, source, warm=warm) as session:
+        assert Student(session, "").f() == 5
+
+
 def test_a_notebook_imports_what_it_has_written(tier: str, template: Template) -> None:
     """A module in the notebook's own folder is found, as in any notebook."""
     with run(tier, "open('mine.py', 'w').write('x = 5')", "import mine\nx = mine.x") as session:
