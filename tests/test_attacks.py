@@ -40,6 +40,7 @@ GROWTH_BYTES = 64 << 20  # of this process, by one attack: a frame may be as lar
 BRIDGE = """
 import gc, guest, json, struct
 def bridge():
+    gc.unfreeze()
     return next(one for one in gc.get_objects() if isinstance(one, guest.Guest))._socket
 def frame(header, body=b""):
     header = header if isinstance(header, bytes) else json.dumps(header).encode()
