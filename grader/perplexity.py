@@ -179,10 +179,8 @@ class _Readers:
         with self._watched(asked.model):
             try:
                 scores = asked.answer()
-            except SessionOver:
-                raise
-            except StudentError:
-                if asked.is_alone:
+            except StudentError as error:
+                if asked.is_alone or isinstance(error, SessionOver):
                     raise
                 self._doubtful.append(asked.model)
                 return None
