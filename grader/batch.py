@@ -37,7 +37,7 @@ LOOK_EVERY_S = 0.5  # at who is there and who has asked to stop
 class Event:
     """Something that happened to one submission of a batch."""
 
-    kind: str  # started | running (where) | graded | known (before) | failed (by us: tried again) | withdrawn
+    kind: str  # started | running (where) | held (unconfirmed) | graded | known (before) | failed (by us) | withdrawn
     student_id: str
     worker: str = ""  # who has it, as far as that is known
     message: str = ""  # the fault
@@ -169,6 +169,7 @@ class _Batch:
         self._faults: defaultdict[str, list[str]] = defaultdict(list)  # by worker, whom it failed since its last grade
         self._able: set[str] = set()  # workers that have graded somebody
         self._numbers = itertools.count()
+        self._stops: Sequence[int] = ()  # signals that have asked to stop
         self._bench, self._workers, self._record, self._watch = bench, workers, record, watch
         self._audit = Audit(audit) if workers.is_remote else None
         self._judge = LocalWorkers(1, bench)  # of runners that contradict each other; does not start before
@@ -177,6 +178,7 @@ class _Batch:
         """Grade all. Raises Interrupted after Ctrl-C or SIGTERM; a second one ends what runs at once."""
         try:
             with _stops(self._kill) as stops:
+                self._stops = stops
                 while (self._waiting or self._disputed or self._put_off or self._in_hand) and len(stops) < 2:
                     slots = self._workers.slots
                     if not stops:
@@ -238,7 +240,7 @@ class _Batch:
                     self._able.add(worker)
                     self._faults.pop(worker, None)
                 self._take(Answer(submission=submission, worker=worker, attempt=done, grade=done.grade))
-            else:
+            elif len(self._stops) < 2:  # else we have ended it ourselves
                 self._try_again(submission, who, worker, done)
             del self._in_hand[future]
             self._places.pop(future, None)
@@ -251,7 +253,10 @@ class _Batch:
     def _take(self, answer: Answer) -> None:
         """Record a grade, or have it confirmed first."""
         if self._audit:
-            self._follow(self._audit.take(answer, has_others=self._workers.slots > 1))
+            ruling = self._audit.take(answer, has_others=self._workers.slots > 1)
+            if answer.submission not in [settled.submission for settled in ruling.stands]:
+                self._tell("held", answer.submission, answer.worker)
+            self._follow(ruling)
         else:
             self._settle(answer)
 

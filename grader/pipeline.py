@@ -11,6 +11,7 @@ import functools
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ from grader.types import (
 
 log = logging.getLogger(__name__)
 MOST_OPEN = 4  # models of a notebook in the open class
+DEATHS = 3  # of a process, at one place, by something unknown: then it was the notebook
 OPEN_SHARE = 40  # of the time for one sandbox, each of them has this part for one text
 ENDED = "Another model of the open class ended the notebook's process."
 
@@ -127,14 +129,14 @@ def _handed_in(submission: Submission) -> tuple[bytes, dict[str, bytes]]:
 def _examine(notebook: bytes, params: Mapping[str, bytes], submission: Submission, bench: Bench) -> _Work:
     """Run the notebook and ask it everything; again in a fresh sandbox if a check wedged or killed the last one.
 
-    What may have been killed from outside is believed when it happens twice at the same place, or at two places when
-    there is time for no more. No round begins when the time for one sandbox is used up by those before it: no
+    What may have been killed from outside is believed when it happens DEATHS times at the same place, or at several
+    when there is time for no more. No round begins when the time for one sandbox is used up by those before it: no
     submission may hold up the batch.
 
     Raises:
         InfrastructureError: something killed its process, and there is no time to run it again.
     """
-    started, doubted, is_in_doubt, ends = time.monotonic(), set[str](), False, 0
+    started, deaths, is_in_doubt, ends = time.monotonic(), Counter[str](), False, 0
     work: _Work | None = None
     while work is None or time.monotonic() - started < bench.profile.limits.total_wall_s:
         with _session(notebook, params, bench) as session:
@@ -147,10 +149,10 @@ def _examine(notebook: bytes, params: Mapping[str, bytes], submission: Submissio
         ends += session.over is not None
         new = set(found.outcomes()) - set(work.outcomes() if work else ())
         place = {name for name in new if found.outcomes()[name] in _ENDED} or {"the notebook"}
-        is_in_doubt = session.was_killed and not place & doubted
+        deaths.update(place if session.was_killed else ())
+        is_in_doubt = session.was_killed and max(deaths[name] for name in place) < DEATHS
         if is_in_doubt:
             log.warning("its process was killed, at %s: asked again", ", ".join(sorted(place)))
-            doubted |= place
             work = found.without(place) if new else work
             continue
         work = found

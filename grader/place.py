@@ -69,8 +69,8 @@ def read_url(text: str, where: str) -> Place:
         if not url.database or url.database == ":memory:" or url.query:
             raise UsageError(f"{where} names no file for SQLite: write sqlite:///FILE, nothing after it.")
         return Path(url.database).absolute()
-    if any(re.search(r"(?i)passw|\bpwd\b", f"{name}={value}") for name, value in url.query.items()):
-        raise UsageError(f"{where} has a password after the question mark: give it in {PASSWORD} instead.")
+    if any(re.search(r"(?i)passw|\bpwd\b|token|secret", f"{name}={value}") for name, value in url.query.items()):
+        raise UsageError(f"{where} has a secret after the question mark: give a password in {PASSWORD} instead.")
     given = os.environ.get(PASSWORD)
     return url.set(password=given) if given and url.password is None else url
 

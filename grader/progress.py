@@ -42,6 +42,7 @@ class Standing:
     by_status: dict[str, int] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)  # by sentence, how often something was tried again
     running: dict[str, tuple[str, float]] = field(default_factory=dict)  # by student, the worker and since when
+    held: dict[str, str] = field(default_factory=dict)  # by student, the worker whose answer is to be confirmed
     graded: int = 0  # now
     wall_time_s: float = 0.0  # of those graded now, together
     most_running: int = 0
@@ -49,7 +50,7 @@ class Standing:
 
     @property
     def waiting(self) -> int:
-        return self.total - self.done - len(self.running)
+        return self.total - self.done - len(self.running) - len(self.held)
 
     def eta_s(self, now: float) -> float | None:
         """How long the rest takes, if it takes as long as what was graded so far; None before anything was."""
@@ -61,12 +62,16 @@ class Standing:
 
     def take(self, event: Event, now: float) -> None:
         """Go on by one event."""
+        self.held.pop(event.student_id, None)
         if event.kind == "started":
             self.running[event.student_id] = ("", now)
             self.most_running = max(self.most_running, len(self.running))
         elif event.kind == "running":
             since = self.running.get(event.student_id, ("", now))[1]
             self.running[event.student_id] = (event.worker, since)
+        elif event.kind == "held":
+            self.running.pop(event.student_id, None)
+            self.held[event.student_id] = event.worker
         elif event.kind == "failed":
             self.running.pop(event.student_id, None)
             self.faults[event.message] = self.faults.get(event.message, 0) + 1
@@ -165,7 +170,7 @@ def standing_of(out: Path) -> tuple[Standing, bool]:
 
 def _require_sound(standing: Standing) -> None:
     """Raises TypeError for a file that somebody else wrote."""
-    plain = {"by_status": dict, "faults": dict, "running": dict, "is_over": bool}
+    plain = {"by_status": dict, "faults": dict, "running": dict, "held": dict, "is_over": bool}
     for one in dataclasses.fields(standing):
         if not isinstance(getattr(standing, one.name), plain.get(one.name, (int, float))):
             raise TypeError(one.name)

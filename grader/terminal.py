@@ -112,6 +112,7 @@ def standing_table(standing: Standing, now: float) -> Group:
         f"{len(standing.running)} running",
         f"{standing.waiting} queued",
     ]
+    counts += [f"{len(standing.held)} to be confirmed"] if standing.held else []
     counts += [f"{count} {status}" for status, count in sorted(standing.by_status.items()) if count]
     counts += [] if left is None or standing.is_over else [f"about {_duration(left)} left"]
     table = Table("running", "where", "for", show_edge=False, box=None, padding=(0, 2, 0, 0))

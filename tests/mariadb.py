@@ -33,6 +33,8 @@ class Server:
         self._user: dict[str, Any] = {}
         if os.getuid() == 0:  # as whom MariaDB does not like to run
             self._user = {"user": "nobody", "group": pwd.getpwnam("nobody").pw_gid, "extra_groups": []}
+            self.folder = folder = folder / "own"  # in the shared folder there is nothing of another user's
+            folder.mkdir()
             shutil.chown(folder, "nobody")
         install = ["mariadb-install-db", "--no-defaults", f"--datadir={folder / 'data'}", f"--tmpdir={folder}"]
         done = subprocess.run(

@@ -21,6 +21,7 @@ from sqlalchemy.exc import OperationalError
 SECRET = "p@ss:w/rd"
 START_S = 60.0
 QUICK = ("-F", "-c", "listen_addresses=", "-c", "synchronous_commit=off")
+QUICK += ("-c", "dynamic_shared_memory_type=mmap")  # in its folder, not in /dev/shm
 
 
 class Server:
@@ -31,6 +32,8 @@ class Server:
         self._user: dict[str, Any] = {}
         if os.getuid() == 0:  # as whom PostgreSQL refuses to run
             self._user = {"user": "nobody", "group": pwd.getpwnam("nobody").pw_gid, "extra_groups": []}
+            self.folder = folder = folder / "own"  # in the shared folder there is nothing of another user's
+            folder.mkdir()
             shutil.chown(folder, "nobody")
         (folder / "secret").write_text(SECRET)
         (folder / "secret").chmod(0o644)

@@ -161,33 +161,36 @@ def here(seconds):
 """
 
 
-def kill_once(whom: str) -> None:
-    """In a thread: SIGKILL to the process that calls `here`, or to the first of its sandbox, when it does."""
+def kill_some(whom: list[str], killed: list[int]) -> None:
+    """In a thread: SIGKILL to the process that calls `here`, or to the first of its sandbox, for each of `whom`."""
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+    while len(killed) < len(whom) and time.monotonic() < deadline:
         for process in psutil.process_iter(["name"]):
-            if process.info["name"] == VICTIM:
-                (process if whom == "kernel" else process.parent() or process).kill()
-                return
+            if process.info["name"] == VICTIM and process.pid not in killed:
+                (process if whom[len(killed)] == "kernel" else process.parent() or process).kill()
+                killed.append(process.pid)
+                break
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("whom", ["kernel", "its parent"])
+@pytest.mark.parametrize("whom", [["kernel"], ["its parent"], ["kernel", "kernel"]], ids=" ".join)
 @pytest.mark.parametrize("moment", ["cell", "check", "model"])
-def test_what_kills_a_sandbox_costs_no_point(course: Path, tier: str, whom: str, moment: str) -> None:
+def test_what_kills_a_sandbox_costs_no_point(course: Path, tier: str, whom: list[str], moment: str) -> None:
     """While a cell runs, a check or the held-out text: it is asked again, and the grade is what it would have been."""
     folder_with(course / "assignment", corpus="time-machine", profiles=[OPEN])
     (course / "assignment" / "checks" / "stubs.py").write_bytes((ROOT / "reference/checks/stubs.py").read_bytes())
     pause = {name: f"here({1.5 if name == moment else 0})" for name in ("cell", "check", "model")}
     once = f"def __call__(self, X, state):\n        if not seen: seen.append({pause['model']})\n"
     rnn = f"seen = []\nclass Slow(Uniform):\n    {once}        return super().__call__(X, state)"
-    killer = threading.Thread(target=kill_once, args=(whom,))
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_some, args=(whom, killed))
     killer.start()
     function = f"def f(x):\n    {pause['check']}\n    return 2 * x"
     grade = graded_alone(
         course, tier, MARKED, pause["cell"], function, CHAIN, rnn, "models = dict(rnn=Slow()); ngram_models = None"
     )
     killer.join()
+    assert len(killed) == len(whom)
     assert [check.outcome.value for check in grade.checks] == ["PASSED"]
     assert [score.outcome.value for score in grade.perplexities] == ["PASSED"]
     assert grade.status is Status.GRADED
@@ -257,6 +260,26 @@ def test_ctrl_c_finishes_what_runs_and_can_be_resumed(course: Path) -> None:
     assert process.returncode == 130, complaint
     assert "Traceback" not in complaint
     assert scores(course, "out") == {"right": "2.0", "slow": "2.0"}
+    assert subprocess.run(grade_command(course, "out"), cwd=ROOT, capture_output=True).returncode == 0
+    assert scores(course, "out") == {"right": "2.0", "slow": "2.0", "wrong": "0.0"}
+
+
+def test_a_second_ctrl_c_stops_at_once_and_blames_nobody(course: Path) -> None:
+    """Exit code 130; what was in hand is in no record and in no log as a fault, and is graded by the same command."""
+    process = subprocess.Popen(
+        grade_command(course, "out", "--jobs", "1"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert "right" in process.stdout.readline()
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    said, complaint = process.communicate(timeout=60)
+    assert process.returncode == 130, complaint
+    assert "Traceback" not in complaint
+    assert "tried again" not in said
+    assert [path.stem for path in (course / "out" / "logs").iterdir()] == ["right"]
     assert subprocess.run(grade_command(course, "out"), cwd=ROOT, capture_output=True).returncode == 0
     assert scores(course, "out") == {"right": "2.0", "slow": "2.0", "wrong": "0.0"}
 

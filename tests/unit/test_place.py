@@ -52,9 +52,10 @@ def test_a_password_is_neither_shown_nor_kept(monkeypatch: pytest.MonkeyPatch) -
     [
         ("s3cret", "holds no URL of a database"),
         ("postgresql://ann:s3cret@host:port/hw8", "holds no URL of a database"),
-        ("postgresql+psycopg://ann@host/hw8?password=s3cret", "a password after the question mark"),
-        ("mysql+pymysql://ann@host/hw8?passwd=s3cret", "a password after the question mark"),
-        ("mssql+pyodbc:///?odbc_connect=SERVER%3Dhost%3BPWD%3Ds3cret", "a password after the question mark"),
+        ("postgresql+psycopg://ann@host/hw8?password=s3cret", "a secret after the question mark"),
+        ("mysql+pymysql://ann@host/hw8?passwd=s3cret", "a secret after the question mark"),
+        ("mssql+pyodbc:///?odbc_connect=SERVER%3Dhost%3BPWD%3Ds3cret", "a secret after the question mark"),
+        ("duckdb:///hw8.db?motherduck_token=s3cret", "a secret after the question mark"),
         ("sqlite://", "names no file"),
         ("sqlite:///:memory:", "names no file"),
         ("sqlite:///s3cret?mode=ro", "names no file"),

@@ -36,6 +36,19 @@ def test_what_is_done_runs_and_waits_adds_up_to_the_class() -> None:
     assert standing.eta_s(6.0) == pytest.approx(10.0)  # two were in hand at once at most, and two wait: 10 s each
 
 
+def test_what_is_to_be_confirmed_neither_runs_nor_waits_for_a_worker() -> None:
+    """Until somebody else has it, or until it counts."""
+    standing = Standing(total=2, started_at=0.0)
+    for step in (event("started", "ada"), event("held", "ada", worker="tcp://there"), event("started", "bob")):
+        standing.take(step, 0.0)
+    assert (standing.held, set(standing.running), standing.waiting) == ({"ada": "tcp://there"}, {"bob"}, 0)
+    standing.take(event("started", "ada"), 1.0)
+    assert (standing.held, set(standing.running)) == ({}, {"ada", "bob"})
+    for step in (event("held", "ada"), event("graded", "ada", grade=a_grade("ada"))):
+        standing.take(step, 2.0)
+    assert (standing.held, standing.done, standing.waiting) == ({}, 1, 0)
+
+
 def test_a_grade_that_is_withdrawn_is_not_done() -> None:
     """Until it is graded again; then it counts once."""
     standing = Standing(total=1, started_at=0.0)
