@@ -19,7 +19,7 @@ import numpy as np
 import pyppmd
 
 from grader.corpus import cache_folder, text_sha256, write_whole
-from grader.perplexity import ALPHABET, WARM_UP_CHARS, Array, indices, lanes_of
+from grader.lockstep import ALPHABET, WARM_UP_CHARS, Array, indices, lanes_of
 from grader.types import Split
 
 VERSION = 1  # of the numbers: a new one for whatever changes them, so that cached ones are not used

@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from grader.perplexity import ALPHABET, SMALLEST_HONEST_SPLICE_GAP, SPLICE_ERRORS, Array, Reading, log_softmax
+from grader.lockstep import ALPHABET, Array, Reading, log_softmax
+from grader.perplexity import SMALLEST_HONEST_SPLICE_GAP, SPLICE_ERRORS
 from grader.sandbox.bridge import SessionOver, StudentError
 from grader.sandbox.student import Student
 from grader.split import BLOCK_CHARS

@@ -28,7 +28,8 @@ from grader import plot
 from grader.baselines import BEST_NGRAM
 from grader.disclose import provisos
 from grader.gradebook import best_score
-from grader.perplexity import Array, bootstrap_interval
+from grader.lockstep import Array
+from grader.perplexity import bootstrap_interval
 from grader.render import decimals, known, no_formula, one_line, page, perplexity
 from grader.types import Grade
 

@@ -34,7 +34,7 @@ from grader.integrity import (
     weights_disagree,
     weights_unknown,
 )
-from grader.perplexity import Array
+from grader.lockstep import Array
 from grader.split import BLOCK_CHARS
 from grader.types import Flag, PerplexityScore
 

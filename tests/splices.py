@@ -10,7 +10,8 @@ import numpy as np
 from grader.baselines import fit_kneser_ney, kneser_ney_nats
 from grader.config import load_assignment
 from grader.corpus import load_corpus
-from grader.perplexity import SPLICED_CHARS, WARM_UP_CHARS, Array, indices, lanes_of, splice_gap, spliced
+from grader.lockstep import WARM_UP_CHARS, Array, indices, lanes_of
+from grader.perplexity import SPLICED_CHARS, splice_gap, spliced
 from grader.split import split_corpus
 
 CONTEXT = 12  # characters by which a memoriser finds its place

@@ -23,8 +23,9 @@ from grader.benchmark.record import Figure
 from grader.benchmark.specimen import CALLS, CELLS, environment, fork, warm_parent, write_script
 from grader.errors import AssignmentError
 from grader.gradebook import Gradebook
+from grader.lockstep import ALPHABET, Array, indices, lanes_of, lockstep_nats
 from grader.notebook import read_percent, to_json
-from grader.perplexity import ALPHABET, Array, indices, lanes_of, lockstep_nats, score_models
+from grader.perplexity import score_models
 from grader.pipeline import ran
 from grader.sandbox.bridge import Session, StudentError
 from grader.sandbox.limits import tree_cpu_s

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from grader.perplexity import ALPHABET
+from grader.lockstep import ALPHABET
 
 V = len(ALPHABET)
 

@@ -18,7 +18,7 @@ from grader import baselines as module
 from grader.baselines import PPMD_BYTES, PPMD_ORDER, baselines, fit_kneser_ney, kneser_ney_nats, ngram_nats, ppmd_nats
 from grader.corpus import normalise
 from grader.errors import AssignmentError
-from grader.perplexity import ALPHABET, WARM_UP_CHARS, indices, lanes_of
+from grader.lockstep import ALPHABET, WARM_UP_CHARS, indices, lanes_of
 from grader.types import Split
 
 NAMES = ["uniform", "unigram", "trigram", "Kneser-Ney 7-gram", "PPMd"]

@@ -18,7 +18,7 @@ from grader.integrity import (
     weights_distance,
     weights_unknown,
 )
-from grader.perplexity import Reading
+from grader.lockstep import Reading
 from grader.sandbox.bridge import StudentError
 from grader.types import Flag, Outcome, PerplexityScore
 

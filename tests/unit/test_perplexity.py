@@ -15,22 +15,18 @@ from chains import markov_text
 
 from grader.errors import AssignmentError
 from grader.integrity import memorised
-from grader.perplexity import (
+from grader.lockstep import (
     ALPHABET,
     SAMPLED,
     TWINS,
     WARM_UP_CHARS,
     ModelEnded,
-    bootstrap_interval,
-    credit,
     indices,
     lanes_of,
     lockstep_nats,
     log_softmax,
-    score_models,
-    splice_gap,
-    spliced,
 )
+from grader.perplexity import bootstrap_interval, credit, score_models, splice_gap, spliced
 from grader.sandbox.bridge import SessionOver, StudentError
 from grader.types import Curve, Outcome, Split
 
