@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import socket
 import time
 import traceback
 from abc import abstractmethod
@@ -28,7 +29,7 @@ from weakref import WeakKeyDictionary
 
 from grader.bench import Bench
 from grader.errors import GraderError, InfrastructureError, WorkerLost
-from grader.pipeline import grade_submission
+from grader.pipeline import grade_submission, join_template, template_line
 from grader.sandbox.proofs import require_proven
 from grader.types import Grade, Submission
 
@@ -197,8 +198,10 @@ class _Worker:
 
     def _start(self) -> Future[int]:
         context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(1, context, initializer=_start_worker, initargs=(self._bench,))
-        return self._pool.submit(os.getpid)
+        line = template_line(self._bench) if self._bench else None
+        with line or contextlib.nullcontext():  # the process takes its end along, and nobody else is to hold it
+            self._pool = ProcessPoolExecutor(1, context, initializer=_start_worker, initargs=(self._bench, line))
+            return self._pool.submit(os.getpid)
 
     def kill(self) -> None:
         """End the process at once, if it runs, and start nothing more."""
@@ -280,7 +283,7 @@ def _logged() -> Iterator[list[str]]:
         logger.setLevel(before)
 
 
-def _start_worker(bench: Bench | None) -> None:
+def _start_worker(bench: Bench | None, line: socket.socket | None) -> None:
     """In each worker: leave Ctrl-C to the coordinator, do not outlive it, and end in an error when memory runs out."""
     global _bench
     # a handler, not SIG_IGN: what is ignored stays ignored in the student's kernel, which must be interruptible
@@ -289,3 +292,5 @@ def _start_worker(bench: Bench | None) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     _bench = bench
+    if bench and line:
+        join_template(bench, line)

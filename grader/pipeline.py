@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import logging
+import socket
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -34,7 +35,8 @@ from grader.integrity import (
 )
 from grader.notebook import parse_submission, to_json
 from grader.perplexity import score_models, without_model
-from grader.sandbox.bridge import Session, StudentError
+from grader.sandbox import template
+from grader.sandbox.bridge import Session, StudentError, warm_start
 from grader.sandbox.lease import Lease, leased, require_present, require_working
 from grader.sandbox.student import Student
 from grader.types import (
@@ -52,6 +54,12 @@ from grader.types import (
 log = logging.getLogger(__name__)
 MOST_OPEN = 4  # models of a notebook in the open class
 DEATHS = 3  # of a process, at one place, by something unknown: then it was the notebook
+LIBRARIES = {
+    "OMP_NUM_THREADS": "1",
+    # mallopt(3): memory that every step frees and takes again is not given back to the kernel in between
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
+}  # of a notebook's environment, what is read when it begins
 OPEN_SHARE = 40  # of the time for one sandbox, each of them has this part for one text
 ENDED = "Another model of the open class ended the notebook's process."
 
@@ -175,6 +183,18 @@ def ran(submission: Submission, bench: Bench) -> Iterator[Student]:
         yield Student(session, bench.assignment.stubs_source)
 
 
+def template_line(bench: Bench) -> socket.socket | None:
+    """A line to the template that the bench's notebooks are copies of, for a worker; None where they start cold."""
+    if bench.device == "gpu":
+        return None
+    return template.share(bench.tier, bench.python, bench.private, warm_start(LIBRARIES))
+
+
+def join_template(bench: Bench, line: socket.socket) -> None:
+    """Make this process' copies of notebooks at the other end of such a line."""
+    template.join(bench.tier, bench.python, bench.private, warm_start(LIBRARIES), line)
+
+
 @contextmanager
 def _session(notebook: bytes, params: Mapping[str, bytes], bench: Bench) -> Iterator[Session]:
     """A session on a notebook, with a GPU of its own if the bench has one: it waits until one is free.
@@ -206,10 +226,7 @@ def _start(notebook: bytes, params: Mapping[str, bytes], bench: Bench, lease: Le
             **({"HW_CHECKPOINT_DIR": "$HOME/checkpoint"} if params else {}),
             "HW_PROFILE": profile.name,
             "HW_TIME_BUDGET_S": f"{profile.time_budget_s:g}",
-            "OMP_NUM_THREADS": "1",
-            # mallopt(3): memory that every step frees and takes again is not given back to the kernel in between
-            "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-            "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
+            **LIBRARIES,
         },
         limits=profile.limits,
         tier=bench.tier,

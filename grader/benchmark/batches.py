@@ -136,7 +136,7 @@ def _held(workers: int, tier: str) -> dict[str, tuple[int, int | None]] | None:
     here = psutil.Process()
     try:
         processes = [psutil.Process(child.pid) for child in multiprocessing.active_children()]
-        templates = [member for worker in processes for member in _template(worker)]
+        templates = _templates(here)
         found = {"coordinator": _sizes([here]), "workers": _sizes(processes)}
         if tier in WARM:
             found["templates"] = _sizes(templates)
@@ -145,12 +145,13 @@ def _held(workers: int, tier: str) -> dict[str, tuple[int, int | None]] | None:
     return found if len(processes) == workers and (templates or tier not in WARM) else None
 
 
-def _template(worker: psutil.Process) -> list[psutil.Process]:
-    """The template of a worker and the sandbox around it; none of its copies, which are its children."""
-    for outer in worker.children():
+def _templates(coordinator: psutil.Process) -> list[psutil.Process]:
+    """The template of the workers, those forked from it, and the sandbox around them; none of the latter's copies."""
+    for outer in coordinator.children():
         if any(word.endswith("zygote.py") for word in outer.cmdline()):
             inside = outer.children()
-            return [outer, *inside, *(member for first in inside for member in first.children())]
+            first = [member for one in inside for member in one.children()]
+            return [outer, *inside, *first, *(member for one in first for member in one.children())]
     return []
 
 

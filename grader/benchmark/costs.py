@@ -31,7 +31,7 @@ from grader.sandbox.bridge import Session, StudentError
 from grader.sandbox.limits import tree_cpu_s
 from grader.sandbox.selftest import ENVIRONMENT, LIMITS, can_be_warm, notebook_of
 from grader.sandbox.student import Student
-from grader.sandbox.template import template_for
+from grader.sandbox.template import Started, template_for
 from grader.sandbox.tiers import NONE
 from grader.types import Assignment, Curve, Profile, Rules, Submission
 
@@ -106,7 +106,7 @@ def _graded(tier: str, warm: bool) -> float:
 
 def _template_cpu_s(tier: str) -> float:
     template = template_for(tier, sys.executable, (), {**ENVIRONMENT, "GRADER_DEVICE": "cpu"})
-    return template.cpu_s() if template else 0.0
+    return template.cpu_s() if isinstance(template, Started) else 0.0
 
 
 def _scripted(script: Path) -> float:

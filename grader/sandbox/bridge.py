@@ -48,6 +48,11 @@ class SessionOver(StudentError):
     """The student's process is gone or stuck: nothing more can be asked of it."""
 
 
+def warm_start(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a template begins with, for notebooks with this environment and no GPU."""
+    return {**environment, "GRADER_DEVICE": "cpu"}
+
+
 class Session:
     """One notebook in one sandbox, from its start until `close`."""
 
@@ -95,7 +100,7 @@ class Session:
             "output_bytes": limits.output_bytes,
         }
         frame = wire.pack(job, b"".join(files.values()) + notebook)
-        start = {**environment, "GRADER_DEVICE": self.device} if warm and lease is None else None
+        start = warm_start(environment) if warm and lease is None else None
         self._sealed = Sealed(tier, frame, python=python, private=private, lease=lease, environment=start)
         self._hard_deadline = time.monotonic() + limits.total_wall_s
         self._watcher = threading.Thread(target=self._watch, daemon=True)

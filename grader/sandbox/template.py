@@ -1,7 +1,8 @@
 """Warm sandboxes, seen from the grader: one template process for each kind of start, and the copies it makes.
 
-A template belongs to the process that started it and ends with it. Whatever goes wrong with one is no fault of a
-submission: the sandbox is then started cold.
+A template belongs to the process that started it and ends with it. To others of the grader's processes it gives lines,
+each to a template forked from it; these end with whom the line was given to, and take its copies along. Whatever goes
+wrong with one is no fault of a submission: the sandbox is then started cold.
 """
 
 from __future__ import annotations
@@ -63,40 +64,12 @@ class Copy:
 
 
 class Template:
-    """One started template."""
+    """One that is there already, at the other end of a line that nobody else has."""
 
-    def __init__(self, tier: str, python: str, private: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start it and wait until it is warm. Raises SandboxUnavailable."""
-        self._owner, self._lock = os.getpid(), threading.Lock()
+    def __init__(self, line: socket.socket) -> None:
+        self._owner, self._lock, self._requests = os.getpid(), threading.Lock(), line
         self._copies: set[Copy] = set()
         self._is_retired = False
-        self._requests, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._stderr, filter_fd = anonymous_file(b""), anonymous_file(seccomp_filter())
-        try:
-            self.process = LAUNCHER.submit(
-                subprocess.Popen,
-                tiers.template_command(tier, python, inside.fileno(), filter_fd, private, environment),
-                env={"PATH": tiers.PATH},
-                stdin=subprocess.DEVNULL,
-                stdout=self._stderr,
-                stderr=self._stderr,
-                pass_fds=(inside.fileno(), filter_fd),
-                start_new_session=True,
-                cwd="/",
-            ).result()
-        except OSError as error:
-            self._requests.close()
-            os.close(self._stderr)
-            raise SandboxUnavailable(f"the template could not be started: {error}") from error
-        finally:
-            os.close(filter_fd)
-            inside.close()
-        try:
-            for fd in self._receive(START_WALL_S):  # of a copy without a job, which proves that there can be copies
-                os.close(fd)
-        except BaseException:  # Ctrl-C, too
-            self.close()
-            raise
 
     def fork(self, *fds: int) -> Copy:
         """A copy that owns these descriptors: control, bridge, job and standard error.
@@ -131,12 +104,6 @@ class Template:
     def is_idle(self) -> bool:
         return not self._copies
 
-    def cpu_s(self) -> float:
-        """CPU seconds of the template itself, and of what started it; none of its copies'."""
-        outer = psutil.Process(self.process.pid)
-        first = outer.children()[0]  # of the outer sandbox, which has the template below it
-        return float(sum(sum(member.cpu_times()[:2]) for member in (outer, first, *first.children())))
-
     def release(self, copy: Copy) -> None:
         """A copy has ended."""
         self._copies.discard(copy)
@@ -152,13 +119,8 @@ class Template:
             self.close()
 
     def close(self) -> None:
-        """End it, and every copy with it."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        _wait_for(self._requests.fileno(), 0, KILL_GRACE_S)
+        """Hang up: it ends, and every copy with it."""
         self._requests.close()
-        os.close(self._stderr)
 
     def _receive(self, wait_s: float) -> list[int]:
         """The descriptors of an answer."""
@@ -167,13 +129,80 @@ class Template:
             message, fds, _, _ = socket.recv_fds(self._requests, _MESSAGE, 1)
         except OSError as error:
             raise SandboxUnavailable(f"the template does not answer: {error}") from error
-        lines = os.pread(self._stderr, _MESSAGE, 0).decode(errors="replace").strip().splitlines() or [""]
         if not message:
-            raise TemplateRefused(f"the template has ended: {lines[-1] or 'it said nothing'}")
+            raise TemplateRefused(f"the template has ended: {self._last_words() or 'it said nothing'}")
         answer = json.loads(message)
         if "error" in answer:
-            raise TemplateRefused(f"the template cannot be copied: {answer['error']} {lines[-1]}".strip())
+            raise TemplateRefused(f"the template cannot be copied: {answer['error']} {self._last_words()}".strip())
         return fds
+
+    def _last_words(self) -> str:
+        """The last line that it wrote, if that is to be known."""
+        return ""
+
+
+class Started(Template):
+    """One that this process has started."""
+
+    def __init__(self, tier: str, python: str, private: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Start it and wait until it is warm. Raises SandboxUnavailable."""
+        ours, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        super().__init__(ours)
+        self._stderr, filter_fd = anonymous_file(b""), anonymous_file(seccomp_filter())
+        try:
+            self.process = LAUNCHER.submit(
+                subprocess.Popen,
+                tiers.template_command(tier, python, inside.fileno(), filter_fd, private, environment),
+                env={"PATH": tiers.PATH},
+                stdin=subprocess.DEVNULL,
+                stdout=self._stderr,
+                stderr=self._stderr,
+                pass_fds=(inside.fileno(), filter_fd),
+                start_new_session=True,
+                cwd="/",
+            ).result()
+        except OSError as error:
+            self._requests.close()
+            os.close(self._stderr)
+            raise SandboxUnavailable(f"the template could not be started: {error}") from error
+        finally:
+            os.close(filter_fd)
+            inside.close()
+        try:
+            for fd in self._receive(START_WALL_S):  # of a copy without a job, which proves that there can be copies
+                os.close(fd)
+        except BaseException:  # Ctrl-C, too
+            self.close()
+            raise
+
+    def share(self) -> socket.socket:
+        """A line for another process, to a template of its own. Raises OSError if this one is gone."""
+        line, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with inside, self._lock:
+            try:
+                socket.send_fds(self._requests, [b"share"], [inside.fileno()])
+            except OSError:
+                line.close()
+                raise
+        return line
+
+    def cpu_s(self) -> float:
+        """CPU seconds of the template itself, and of what started it; none of its copies'."""
+        outer = psutil.Process(self.process.pid)
+        first = outer.children()[0]  # of the outer sandbox, which has the template below it
+        return float(sum(sum(member.cpu_times()[:2]) for member in (outer, first, *first.children())))
+
+    def close(self) -> None:
+        """End it, and every copy with it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        _wait_for(self._requests.fileno(), 0, KILL_GRACE_S)
+        self._requests.close()
+        os.close(self._stderr)
+
+    def _last_words(self) -> str:
+        return (os.pread(self._stderr, _MESSAGE, 0).decode(errors="replace").strip().splitlines() or [""])[-1]
 
 
 def _wait_for(fd: int, events: int, wait_s: float) -> bool:
@@ -202,14 +231,18 @@ def warm_copy(
     try:
         return template.fork(*fds)
     except SandboxUnavailable as error:
-        kind = _kind(tier, python, private, environment)
-        with _lock:
-            _failures.setdefault(kind, []).append(str(error))
-            if _templates.get(kind) is template:
-                _templates.pop(kind).retire()
+        _give_up(_kind(tier, python, private, environment), template, str(error))
         if isinstance(error, TemplateRefused):
             return None
         raise
+
+
+def _give_up(kind: _Kind, template: Template, why: str) -> None:
+    """Make no more copies of it; the next start may have another."""
+    with _lock:
+        _failures.setdefault(kind, []).append(why)
+        if _templates.get(kind) is template:
+            _templates.pop(kind).retire()
 
 
 def template_for(tier: str, python: str, private: Sequence[str], environment: Mapping[str, str]) -> Template | None:
@@ -228,11 +261,29 @@ def template_for(tier: str, python: str, private: Sequence[str], environment: Ma
         if len(_templates) >= MOST:
             _drop(idle[0])
         try:
-            _templates[kind] = Template(tier, python, private, _at_start(environment))
+            _templates[kind] = Started(tier, python, private, _at_start(environment))
         except SandboxUnavailable as error:
             _failures.setdefault(kind, []).append(str(error))
             return None
         return _templates[kind]
+
+
+def share(tier: str, python: str, private: Sequence[str], environment: Mapping[str, str]) -> socket.socket | None:
+    """A line to the template of such a start, to be joined by a process of ours; None if there is none to be had."""
+    template = template_for(tier, python, private, environment)
+    if not isinstance(template, Started):
+        return None
+    try:
+        return template.share()
+    except OSError as error:
+        _give_up(_kind(tier, python, private, environment), template, f"the template is gone: {error}")
+        return None
+
+
+def join(tier: str, python: str, private: Sequence[str], environment: Mapping[str, str], line: socket.socket) -> None:
+    """From now on have such starts made at the other end of a line: there is no need to start a template here."""
+    with _lock:
+        _templates[_kind(tier, python, private, environment)] = Template(line)
 
 
 def why_cold() -> list[str]:

@@ -1,10 +1,11 @@
 """The template of warm sandboxes: imports once what every notebook needs, and makes a sealed copy of itself for each.
 
 Started inside an outer sandbox as `python zygote.py REQUESTS_FD FILTER_FD LAYOUT`. It never reads a submission: a
-request is four descriptors, which only the copy reads. Each copy is the first process of user, pid, mount, network,
-ipc, uts and cgroup namespaces of its own: it mounts fresh folders, gives up every right, takes the filter of system
-calls, and forks the runner. The runner forks the kernel in turn, before it has threads. Standard library, what is
-imported once, `runner.py` and `wire.py` only.
+request is four descriptors, which only the copy reads. (Or it is a line for another worker: then a second template is
+forked, which shares the memory of this one, answers on that line, and ends with it.) Each copy is the first process of
+user, pid, mount, network, ipc, uts and cgroup namespaces of its own: it mounts fresh folders, gives up every right,
+takes the filter of system calls, and forks the runner. The runner forks the kernel in turn, before it has threads.
+Standard library, what is imported once, `runner.py` and `wire.py` only.
 """
 
 from __future__ import annotations
@@ -89,7 +90,21 @@ def main() -> None:
         request, fds, _, _ = socket.recv_fds(requests, 16, FDS)
         if not request:
             return
-        _answer(requests, fds, code, layout)
+        if request == b"share":
+            requests = _line(requests, fds[0])
+        else:
+            _answer(requests, fds, code, layout)
+
+
+def _line(requests: socket.socket, fd: int) -> socket.socket:
+    """Fork: what is answered from now on, here as before, and the new line in the fork. Where it fails, that ends."""
+    line = socket.socket(fileno=fd)
+    pid = -1
+    with contextlib.suppress(OSError):
+        pid = _fork()
+    other = requests if pid == 0 else line
+    other.close()
+    return line if pid == 0 else requests
 
 
 def _reap(*_: object) -> None:

@@ -17,10 +17,10 @@ import pytest
 from grader.errors import InfrastructureError
 from grader.sandbox import template as templates
 from grader.sandbox import tiers
-from grader.sandbox.bridge import Session, StudentError
+from grader.sandbox.bridge import Session, StudentError, warm_start
 from grader.sandbox.selftest import ENVIRONMENT, can_be_warm
 from grader.sandbox.student import Student
-from grader.sandbox.template import Template, end_templates, why_cold
+from grader.sandbox.template import Started, end_templates, why_cold
 from grader.types import Outcome
 from tests.conftest import LIMITS, notebook_of
 
@@ -87,7 +87,7 @@ def tier() -> str:
 
 
 @pytest.fixture
-def template(tier: str) -> Iterator[Template]:
+def template(tier: str) -> Iterator[Started]:
     """The template that the sessions of a test are copied from."""
     end_templates()
     assert can_be_warm(tier), why_cold()
@@ -128,12 +128,12 @@ def told(session: Session, name: str) -> object:
     return Student(session, "").get(name)
 
 
-def zygote_of(template: Template) -> psutil.Process:
+def zygote_of(template: Started) -> psutil.Process:
     """The template itself: below bubblewrap, and below the first process of the outer sandbox."""
     return psutil.Process(template.process.pid).children()[0].children()[0]
 
 
-def test_a_notebook_finds_what_it_finds_in_a_sandbox_started_from_nothing(tier: str, template: Template) -> None:
+def test_a_notebook_finds_what_it_finds_in_a_sandbox_started_from_nothing(tier: str, template: Started) -> None:
     """Environment, folders, limits, rights and arguments are the same, so that no grade hangs on how it began."""
     with run(tier, FACTS, warm=False) as cold, run(tier, FACTS) as warm:
         assert not cold.is_warm
@@ -142,20 +142,20 @@ def test_a_notebook_finds_what_it_finds_in_a_sandbox_started_from_nothing(tier: 
 
 
 @pytest.mark.parametrize("warm", [True, False])
-def test_a_breakpoint_that_was_left_behind_stops_nobody(tier: str, template: Template, warm: bool) -> None:
+def test_a_breakpoint_that_was_left_behind_stops_nobody(tier: str, template: Started, warm: bool) -> None:
     """In a cell or in a function that is called later, and however the sandbox began."""
     source = "breakpoint()\ndef f():\n    breakpoint()\n    return 5"
     with run(tier, source, warm=warm) as session:
         assert Student(session, "").f() == 5
 
 
-def test_a_notebook_imports_what_it_has_written(tier: str, template: Template) -> None:
+def test_a_notebook_imports_what_it_has_written(tier: str, template: Started) -> None:
     """A module in the notebook's own folder is found, as in any notebook."""
     with run(tier, "open('mine.py', 'w').write('x = 5')", "import mine\nx = mine.x") as session:
         assert told(session, "x") == 5
 
 
-def test_nothing_of_one_submission_is_seen_by_another(tier: str, template: Template) -> None:
+def test_nothing_of_one_submission_is_seen_by_another(tier: str, template: Started) -> None:
     """Memory, files, sockets, ports, shared memory, terminals and processes: neither while it runs nor afterwards."""
     with run(tier, LEAVE) as first:
         with run(tier, LOOK) as meanwhile:
@@ -167,7 +167,7 @@ def test_nothing_of_one_submission_is_seen_by_another(tier: str, template: Templ
         assert told(afterwards, "found") == []
 
 
-def test_every_namespace_is_its_own(tier: str, template: Template) -> None:
+def test_every_namespace_is_its_own(tier: str, template: Started) -> None:
     """Two copies, their template and the grader share no namespace."""
     source = f"import os\nfound = [os.readlink(f'/proc/self/ns/{{name}}') for name in {NAMESPACES}]"
     outside = [str(Path(f"/proc/self/ns/{name}").readlink()) for name in NAMESPACES]
@@ -178,7 +178,7 @@ def test_every_namespace_is_its_own(tier: str, template: Template) -> None:
             assert len(set(spaces)) == 4, spaces
 
 
-def test_random_numbers_are_as_in_fresh_processes(tier: str, template: Template) -> None:
+def test_random_numbers_are_as_in_fresh_processes(tier: str, template: Started) -> None:
     """Python and NumPy draw differently in each submission; MXNet alike, as it does in every process without a seed."""
     source = (
         "import random, uuid, numpy, mxnet\n"
@@ -192,7 +192,7 @@ def test_random_numbers_are_as_in_fresh_processes(tier: str, template: Template)
         assert told(one, "fixed") == told(two, "fixed") == told(cold, "fixed")
 
 
-def test_the_template_is_out_of_reach(tier: str, template: Template) -> None:
+def test_the_template_is_out_of_reach(tier: str, template: Started) -> None:
     """Its copies see no process but their own, and what kills everything they may kill does not reach it."""
     source = (
         "import ctypes, os\n"
@@ -214,7 +214,7 @@ def test_the_template_is_out_of_reach(tier: str, template: Template) -> None:
     assert next(iter(templates._templates.values())) is template
 
 
-def test_the_template_holds_nothing_of_the_grader_or_of_a_submission(tier: str, template: Template) -> None:
+def test_the_template_holds_nothing_of_the_grader_or_of_a_submission(tier: str, template: Started) -> None:
     """It never reads a job; its environment is empty but for what libraries read; no descriptor is left to it."""
     mark = f"secret-{os.urandom(8).hex()}"
     zygote = zygote_of(template)
@@ -247,7 +247,7 @@ def _holds(pid: int, needle: bytes) -> bool:
     return False
 
 
-def test_a_template_that_is_killed_costs_nobody_a_grade(tier: str, template: Template) -> None:
+def test_a_template_that_is_killed_costs_nobody_a_grade(tier: str, template: Started) -> None:
     """The notebook that ran is graded again, not blamed, and the next one starts from a new template."""
     session = run(tier, "def f(): return 1")
     with session:
@@ -256,6 +256,41 @@ def test_a_template_that_is_killed_costs_nobody_a_grade(tier: str, template: Tem
             until_it_ends(session, "f")
     with run(tier, "x = 1") as cold, run(tier, "x = 1") as warm:
         assert [one.is_warm for one in (cold, warm)] == [False, True]
+
+
+def test_a_line_to_a_template_ends_alone_and_the_template_ends_all(tier: str, template: Started) -> None:
+    """Whoever has one needs no template of its own; what becomes of one line's copies is nothing to another's."""
+    kind = (tier, sys.executable, (), warm_start(ENVIRONMENT))
+    zygote, sessions, lines = zygote_of(template), [], []
+    for _ in range(2):
+        templates._templates[templates._kind(*kind)] = template  # as in the process that has started it
+        line = templates.share(*kind)
+        assert line
+        templates.join(*kind, line)
+        lines.append(templates._templates[templates._kind(*kind)])
+        sessions.append(run(tier, "def f(): return 1"))
+    try:
+        assert all(session.is_warm for session in sessions)
+        forked = zygote.children()
+        assert len(forked) == 2
+        assert {psutil.Process(session.pid).ppid() for session in sessions} == {one.pid for one in forked}
+        family = psutil.Process(sessions[0].pid).children(recursive=True)
+        lines[0].close()
+        assert not psutil.wait_procs(family, timeout=10)[1]
+        assert Student(sessions[1], "").f() == 1
+        zygote.kill()
+        with pytest.raises(InfrastructureError, match="template"):
+            until_it_ends(sessions[1], "f")
+        templates._templates[templates._kind(*kind)] = template
+        assert templates.share(*kind) is None  # it is gone; the next one who asks has another started
+        another = templates.share(*kind)
+        assert another
+        another.close()
+    finally:
+        if not template.is_gone:
+            template.close()
+        for session in sessions:
+            session.close()
 
 
 def test_where_there_can_be_no_template_sandboxes_start_cold(tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
