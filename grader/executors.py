@@ -12,6 +12,7 @@ import functools
 import logging
 import multiprocessing
 import os
+import pickle
 import resource
 import signal
 import socket
@@ -30,6 +31,7 @@ from weakref import WeakKeyDictionary
 from grader.bench import Bench
 from grader.errors import GraderError, InfrastructureError, WorkerLost
 from grader.pipeline import grade_submission, join_template, template_line
+from grader.sandbox.limits import anonymous_file
 from grader.sandbox.proofs import require_proven
 from grader.types import Grade, Submission
 
@@ -114,7 +116,9 @@ class LocalWorkers(Workers):
     def __init__(self, jobs: int, bench: Bench | None, limit_s: float | None = None) -> None:
         """None of them starts before there is a task for it; `limit_s` bounds a task (default: by the profile)."""
         self._limit_s = limit_s if limit_s is not None or bench is None else time_limit_s(bench)
-        self._workers = [_Worker(f"worker {number}", bench) for number in range(1, jobs + 1)]
+        # what a process is started with goes through a pipe that blocks when it is full and nobody reads: not this
+        self._bench = anonymous_file(pickle.dumps(bench))
+        self._workers = [_Worker(f"worker {number}", bench, self._bench) for number in range(1, jobs + 1)]
         self._threads = ThreadPoolExecutor(jobs, "worker")
         self._tasks: WeakKeyDictionary[Future[Any], _Task] = WeakKeyDictionary()
         self._idle: SimpleQueue[_Worker] = SimpleQueue()
@@ -146,6 +150,9 @@ class LocalWorkers(Workers):
         self._threads.shutdown(wait, cancel_futures=cancel_futures)
         for worker in self._workers:
             worker.close()
+        if self._bench >= 0:
+            os.close(self._bench)
+        self._bench = -1
 
     def _run(self, task: _Task) -> Any:
         worker = self._idle.get()
@@ -165,9 +172,10 @@ class _Task:
 class _Worker:
     """One process, which is started when it is needed, and again after it was lost."""
 
-    def __init__(self, name: str, bench: Bench | None) -> None:
+    def __init__(self, name: str, bench: Bench | None, bench_fd: int) -> None:
+        """`bench_fd` is a file with the bench, which the process reads."""
         self.name = name
-        self._bench = bench
+        self._bench, self._bench_fd = bench, bench_fd
         self._pool: ProcessPoolExecutor | None = None
         self._pid = 0
         self._is_killed = False
@@ -177,10 +185,10 @@ class _Worker:
         try:
             if self._pool is None:
                 starting = _STARTER.submit(self._start).result()
-                self._pid = self._in_time(starting, START_WALL_S)
+                if self._is_killed:
+                    self._end_process()
+                self._in_time(starting, START_WALL_S)
             assert self._pool is not None
-            if self._is_killed:
-                self._end_process()
             return self._in_time(self._pool.submit(task), limit_s)
         except BrokenProcessPool as error:
             self.close()
@@ -197,11 +205,17 @@ class _Worker:
             raise WorkerLost(f"its worker process gave no answer for {limit_s:.0f} s") from None
 
     def _start(self) -> Future[int]:
+        """Start the process; the future is there once it is ready."""
         context = multiprocessing.get_context("spawn")
         line = template_line(self._bench) if self._bench else None
+        place = f"/proc/{os.getpid()}/fd/{self._bench_fd}"
+        others = multiprocessing.active_children()
         with line or contextlib.nullcontext():  # the process takes its end along, and nobody else is to hold it
-            self._pool = ProcessPoolExecutor(1, context, initializer=_start_worker, initargs=(self._bench, line))
-            return self._pool.submit(os.getpid)
+            self._pool = ProcessPoolExecutor(1, context, initializer=_start_worker, initargs=(place, line))
+            starting = self._pool.submit(os.getpid)
+        started = [child for child in multiprocessing.active_children() if child not in others]
+        self._pid = next((child.pid for child in started if child.pid), 0)
+        return starting
 
     def kill(self) -> None:
         """End the process at once, if it runs, and start nothing more."""
@@ -283,7 +297,7 @@ def _logged() -> Iterator[list[str]]:
         logger.setLevel(before)
 
 
-def _start_worker(bench: Bench | None, line: socket.socket | None) -> None:
+def _start_worker(place: str, line: socket.socket | None) -> None:
     """In each worker: leave Ctrl-C to the coordinator, do not outlive it, and end in an error when memory runs out."""
     global _bench
     # a handler, not SIG_IGN: what is ignored stays ignored in the student's kernel, which must be interruptible
@@ -291,6 +305,6 @@ def _start_worker(bench: Bench | None, line: socket.socket | None) -> None:
     signal.signal(signal.SIGTERM, lambda _signal, _frame: None)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_DATA)[1]))
-    _bench = bench
-    if bench and line:
-        join_template(bench, line)
+    _bench = pickle.loads(Path(place).read_bytes())
+    if _bench and line:
+        join_template(_bench, line)

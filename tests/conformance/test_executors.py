@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import wait
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from grader import executors
 from grader.bench import Bench, set_up
 from grader.cluster import Cluster
 from grader.config import load_assignment
@@ -76,6 +79,28 @@ def test_what_kills_its_worker_takes_nothing_else_with_it(processes: Workers) ->
         lost.result(30)
     assert beside.result(30) == "beside"
     assert [future.result(30) for future in [processes.submit(abs, -2), processes.submit(abs, -3)]] == [2, 3]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_that_is_hit_while_it_starts_is_lost_like_any(
+    how: signal.Signals, tier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However large what it is to be told is; the next task starts another."""
+    monkeypatch.setattr(executors, "START_WALL_S", 5.0)
+    course = course_in(tmp_path, {"right": "def f(x): return 2 * x"})
+    assignment = load_assignment(course / "assignment")
+    bench = set_up(assignment, assignment.profile("smoke"), tier, str(course / "text.txt"))
+    bench = dataclasses.replace(bench, split=dataclasses.replace(bench.split, train="a" * (1 << 20)))
+    with LocalWorkers(1, bench) as workers:
+        others = multiprocessing.active_children()
+        lost = workers.submit(abs, -1)
+        while not (started := [child for child in multiprocessing.active_children() if child not in others]):
+            assert not lost.done()
+        os.kill(started[0].pid or 0, how)
+        with pytest.raises(WorkerLost):
+            lost.result(30)
+        monkeypatch.undo()
+        assert workers.submit(abs, -2).result(60) == 2
 
 
 def test_what_goes_on_for_ever_is_ended(processes: Workers) -> None:
