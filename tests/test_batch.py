@@ -32,7 +32,7 @@ from grader.pipeline import grade_submission
 from grader.types import Grade, Status, Submission
 from tests import faults
 from tests.conftest import notebook_of
-from tests.small import CHECK, course_in, folder_with, grade_command, scores
+from tests.small import CHECK, LIMITS, course_in, folder_with, grade_command, scores
 
 ROOT = Path(__file__).parents[1]
 
@@ -162,18 +162,19 @@ def here(seconds):
 
 
 def kill_some(whom: list[str], killed: list[int]) -> None:
-    """In a thread: SIGKILL to the process that calls `here`, or to the first of its sandbox, for each of `whom`."""
+    """In a thread: SIGKILL to the process that calls `here`, or to the first of its sandbox, or SIGTERM, in turns."""
     deadline = time.monotonic() + 60
     while len(killed) < len(whom) and time.monotonic() < deadline:
         for process in psutil.process_iter(["name"]):
             if process.info["name"] == VICTIM and process.pid not in killed:
-                (process if whom[len(killed)] == "kernel" else process.parent() or process).kill()
+                victim = process.parent() if whom[len(killed)] == "its parent" else process
+                (victim or process).send_signal(signal.SIGTERM if whom[len(killed)] == "term" else signal.SIGKILL)
                 killed.append(process.pid)
                 break
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("whom", [["kernel"], ["its parent"], ["kernel", "kernel"]], ids=" ".join)
+@pytest.mark.parametrize("whom", [["kernel"], ["its parent"], ["kernel", "term"]], ids=" ".join)
 @pytest.mark.parametrize("moment", ["cell", "check", "model"])
 def test_what_kills_a_sandbox_costs_no_point(course: Path, tier: str, whom: list[str], moment: str) -> None:
     """While a cell runs, a check or the held-out text: it is asked again, and the grade is what it would have been."""
@@ -194,6 +195,28 @@ def test_what_kills_a_sandbox_costs_no_point(course: Path, tier: str, whom: list
     assert [check.outcome.value for check in grade.checks] == ["PASSED"]
     assert [score.outcome.value for score in grade.perplexities] == ["PASSED"]
     assert grade.status is Status.GRADED
+
+
+def test_who_stands_still_for_a_while_costs_nobody_a_point(course: Path) -> None:
+    """Everything is stopped and goes on: what is out of time by that is asked again."""
+    limits = {**LIMITS, "notebook_wall_s": 6}
+    folder_with(course / "assignment", corpus="time-machine", curves=False, limits=limits)
+    (course / "submitted" / "right" / "homework.ipynb").write_bytes(
+        notebook_of(MARKED, "here(4)", "def f(x): return 2 * x")
+    )
+    process = subprocess.Popen(grade_command(course, "out"), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    while not [one for one in psutil.process_iter(["name"]) if one.info["name"] == VICTIM]:
+        assert process.poll() is None
+        time.sleep(0.05)
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for what in (signal.SIGSTOP, signal.SIGCONT):
+        for member in family:
+            member.send_signal(what)
+        time.sleep(8 if what == signal.SIGSTOP else 0)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert "stood still" in said
+    assert scores(course, "out") == {"right": "2.0", "slow": "2.0", "wrong": "0.0"}
 
 
 def test_a_curve_that_is_relative_to_nothing_is_refused(course: Path) -> None:

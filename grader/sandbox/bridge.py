@@ -21,7 +21,7 @@ from grader.errors import InfrastructureError, SandboxUnavailable, SubmissionErr
 from grader.sandbox import wire
 from grader.sandbox.launch import Sealed
 from grader.sandbox.lease import Lease
-from grader.sandbox.limits import oom_kills, rlimits, uses_more_than
+from grader.sandbox.limits import Clock, oom_kills, rlimits, uses_more_than
 from grader.sandbox.references import arrive, leave
 from grader.sandbox.runtime import version_of
 from grader.types import Execution, Limits, Outcome
@@ -32,6 +32,7 @@ STOP_GRACE_S = 40.0  # for the runner to stop a notebook that is out of time, an
 STATUS_S = 5.0  # for the runner to say how the kernel ended
 GUEST_START_S = 20.0  # for the kernel to answer after its last cell
 WATCH_INTERVAL_S = 0.5
+_FROM_OUTSIDE = tuple(-number for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT))
 ALWAYS = {"PYTHONBREAKPOINT": "0"}  # of every notebook's environment: a breakpoint that was left behind stops nobody
 
 
@@ -103,6 +104,7 @@ class Session:
         start = warm_start(environment) if warm and lease is None else None
         self._sealed = Sealed(tier, frame, python=python, private=private, lease=lease, environment=start)
         self._hard_deadline = time.monotonic() + limits.total_wall_s
+        self._clock = Clock()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
 
@@ -143,6 +145,7 @@ class Session:
     def _watch(self) -> None:
         """Kill the sandbox when it is out of time or of memory; closing the sockets wakes every reader."""
         while not self._closed.wait(WATCH_INTERVAL_S):
+            self._clock.look()
             if time.monotonic() > self._hard_deadline:
                 self._killed_for = Outcome.TIMED_OUT
             elif uses_more_than(self.limits.memory_bytes, self._sealed.process.pid):
@@ -180,6 +183,8 @@ class Session:
         if message.get("event") != "executed":
             raise wire.WireError("an unknown event")
         outcome, text = _outcome(message.get("outcome")), str(message.get("message"))[:500]
+        if outcome is Outcome.TIMED_OUT:
+            self._clock.require_it_went_on()
         self._exit_status = message.get("status")
         try:
             hello, _ = self._receive(time.monotonic() + GUEST_START_S)
@@ -202,23 +207,24 @@ class Session:
     def _cause(self, error: Exception) -> Outcome:
         """Which outcome an ended or broken conversation stands for.
 
-        A kernel that ended by SIGKILL, or with all of its sandbox, was hardly ended by what is in its notebook; then
-        `was_killed` says so. It is no proof: code in the sandbox can do the same.
+        A kernel that ended by SIGKILL, SIGTERM and the like, or with all of its sandbox, was hardly ended by what is in
+        its notebook; then `was_killed` says so. It is no proof: code in the sandbox can do the same.
 
-        Raises InfrastructureError if the kernel has killed processes meanwhile, or the template is gone: within its
-        limits, no notebook can be blamed for that.
+        Raises InfrastructureError if the kernel has killed processes meanwhile, or the template is gone, or all of us
+        stood still: within its limits, no notebook can be blamed for that.
         """
         if isinstance(error, wire.WireError):
             return Outcome.PROTOCOL_VIOLATION
-        if self._killed_for:
-            return self._killed_for
-        if isinstance(error, TimeoutError):
-            return Outcome.TIMED_OUT
+        outcome = self._killed_for or (Outcome.TIMED_OUT if isinstance(error, TimeoutError) else None)
+        if outcome is Outcome.TIMED_OUT:
+            self._clock.require_it_went_on()
+        if outcome:
+            return outcome
         if oom_kills() > self._oom_kills:
             raise InfrastructureError("the machine ran out of memory: grade fewer notebooks at once (--jobs).")
         if self._sealed.is_orphaned:
             raise InfrastructureError("the template that sandboxes are copied from has ended: something killed it.")
-        self.was_killed = self._asked_exit_status() in (None, -signal.SIGKILL)
+        self.was_killed = self._asked_exit_status() in (None, *_FROM_OUTSIDE)
         return Outcome.KERNEL_DIED
 
     def _asked_exit_status(self) -> object:
@@ -356,6 +362,7 @@ class Session:
         return self._answered(answer, body)
 
     def _late(self) -> StudentError:
+        self._clock.require_it_went_on()
         return StudentError(Outcome.TIMED_OUT, f"The code was still running after {self.limits.check_wall_s:.0f} s.")
 
     def _send(self, frame: bytes, deadline: float) -> None:

@@ -8,12 +8,16 @@ import os
 import platform
 import struct
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
 
+from grader.errors import InfrastructureError
 from grader.types import Limits
+
+STOOD_STILL_S = 5.0  # from one look at the clock to the next
 
 # Numbers of system calls that no notebook needs, by machine: (x86_64, aarch64); None where there is no such call.
 _DENIED: dict[str, tuple[int | None, int | None]] = {
@@ -146,6 +150,27 @@ def anonymous_file(data: bytes) -> int:
         file.flush()
         os.lseek(file.fileno(), 0, os.SEEK_SET)
         return os.dup(file.fileno())
+
+
+class Clock:
+    """Notices that this process, or the whole machine, stood still: who is late then may have had no time."""
+
+    def __init__(self) -> None:
+        self._looked_at, self._stood_still_s = time.monotonic(), 0.0
+
+    def look(self) -> None:
+        """To be called again and again, at much shorter intervals than STOOD_STILL_S."""
+        now = time.monotonic()
+        self._stood_still_s = max(self._stood_still_s, now - self._looked_at)
+        self._looked_at = now
+
+    def require_it_went_on(self) -> None:
+        """Raises InfrastructureError if time has passed in which nobody could do anything."""
+        self.look()
+        if self._stood_still_s > STOOD_STILL_S:
+            raise InfrastructureError(
+                f"the grader, or the whole machine, stood still for {self._stood_still_s:.0f} s while a notebook ran."
+            )
 
 
 def oom_kills() -> int:

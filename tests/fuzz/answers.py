@@ -23,7 +23,7 @@ from grader.config import load_assignment
 from grader.errors import InfrastructureError
 from grader.notebook import to_json
 from grader.sandbox.bridge import Session, SessionOver
-from grader.sandbox.limits import oom_kills
+from grader.sandbox.limits import Clock, oom_kills
 from grader.sandbox.student import Student
 from grader.sandbox.tiers import pick_tier
 from grader.selftest import read_matrix, small
@@ -81,6 +81,7 @@ class Replayed(Session):
         self.limits, self.device = bench.profile.limits, "cpu"
         self._check_deadline, self._killed_for, self._over = math.inf, None, None
         self._frames, self._oom_kills, self._asked = iter(frames), oom_kills(), deque()
+        self._clock = Clock()
         self._sealed: Any = types.SimpleNamespace(bridge=mock.Mock())  # what is sent goes nowhere
 
     def _receive(self, deadline: float) -> Frame:
