@@ -29,7 +29,8 @@ from grader.verify import objection
 
 ATTEMPTS = 3
 BACK_OFF_S = 2.0  # before the second attempt; twice as long before the third
-WRITE_ATTEMPTS = 6  # with the back-off of attempts, about a minute
+WRITE_ATTEMPTS = 12  # about four minutes
+MOST_BACK_OFF_S = 30.0
 LOOK_EVERY_S = 0.5  # at who is there and who has asked to stop
 
 
@@ -98,16 +99,18 @@ def grade_batch(
         else:
             pending.append(submission)
 
+    stops: list[int] = []
+
     def record(grade: Grade) -> None:
         def add(attempt: int) -> None:
             if attempt == 1 or not _is_on_record(book, grade):  # what is lost may be no more than the answer to it
                 book.add(run_id, grade)
 
-        _patiently(lambda attempt: publish(grade))
-        _patiently(add)
+        _patiently(lambda attempt: publish(grade), stops)
+        _patiently(add, stops)
 
     if pending:
-        _Batch(pending, bench, workers(), record, watch, audit).run()
+        _Batch(pending, bench, workers(), record, watch, audit, stops).run()
 
 
 def grade_each(
@@ -134,18 +137,24 @@ def _is_on_record(book: Gradebook, grade: Grade) -> bool:
     return (grade.key, grade.status, grade.graded_at) in known
 
 
-def _patiently(write: Callable[[int], None]) -> None:
+def _patiently(write: Callable[[int], None], stops: Sequence[int]) -> None:
     """Write, again after a while if the disk or the database refuses: `write` is told which attempt it is.
 
-    Raises InfrastructureError in the end.
+    Raises:
+        InfrastructureError: in the end.
+        Interrupted: it did not come to that before a second signal to stop.
     """
     for attempt in itertools.count(1):
         try:
             return write(attempt)
-        except InfrastructureError:
+        except InfrastructureError as error:
             if attempt == WRITE_ATTEMPTS:
                 raise
-            time.sleep(BACK_OFF_S * 2 ** (attempt - 1))
+            until = time.monotonic() + min(MOST_BACK_OFF_S, BACK_OFF_S * 2 ** (attempt - 1))
+            while len(stops) < 2 and time.monotonic() < until:
+                time.sleep(LOOK_EVERY_S)
+            if len(stops) > 1:
+                raise Interrupted from error
 
 
 class _Batch:
@@ -159,6 +168,7 @@ class _Batch:
         record: Callable[[Grade], None],
         watch: Watch,
         audit: float = SHARE,
+        stops: list[int] | None = None,
     ) -> None:
         self._waiting = deque(pending)
         self._disputed: deque[Submission] = deque()  # runners contradict each other on them: for this machine, at once
@@ -169,7 +179,7 @@ class _Batch:
         self._faults: defaultdict[str, list[str]] = defaultdict(list)  # by worker, whom it failed since its last grade
         self._able: set[str] = set()  # workers that have graded somebody
         self._numbers = itertools.count()
-        self._stops: Sequence[int] = ()  # signals that have asked to stop
+        self._stops = [] if stops is None else stops  # signals that have asked to stop
         self._bench, self._workers, self._record, self._watch = bench, workers, record, watch
         self._audit = Audit(audit) if workers.is_remote else None
         self._judge = LocalWorkers(1, bench)  # of runners that contradict each other; does not start before
@@ -177,16 +187,15 @@ class _Batch:
     def run(self) -> None:
         """Grade all. Raises Interrupted after Ctrl-C or SIGTERM; a second one ends what runs at once."""
         try:
-            with _stops(self._kill) as stops:
-                self._stops = stops
-                while (self._waiting or self._disputed or self._put_off or self._in_hand) and len(stops) < 2:
+            with _heeding(self._stops, self._kill):
+                while (self._waiting or self._disputed or self._put_off or self._in_hand) and len(self._stops) < 2:
                     slots = self._workers.slots
-                    if not stops:
+                    if not self._stops:
                         self._hand_out(slots)
                     elif not self._in_hand:
                         break
                     self._collect()
-                if stops:
+                if self._stops:
                     raise Interrupted
         except BaseException:
             self._kill()
@@ -344,9 +353,8 @@ class _Batch:
 
 
 @contextmanager
-def _stops(kill: Callable[[], None]) -> Iterator[list[int]]:
-    """The signals that have asked this process to stop; nothing is torn out of the middle of a record by them."""
-    stops: list[int] = []
+def _heeding(stops: list[int], kill: Callable[[], None]) -> Iterator[None]:
+    """Note the signals that ask this process to stop; nothing is torn out of the middle of a record by them."""
 
     def note(number: int, _frame: object) -> None:
         stops.append(number)
@@ -357,7 +365,7 @@ def _stops(kill: Callable[[], None]) -> Iterator[list[int]]:
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stops
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -23,6 +23,8 @@ OURS = {
     "locked": "The gradebook {path} stayed locked by another process: let that end, then run again.",
     "malformed": "The gradebook {path} is damaged: `grader db check` with --repair keeps the file and saves what "
     "can be read of it; or put a backup in its place. Then run again.",
+    "disk I/O error": "The disk of the gradebook {path} cannot be written: make room if it is full, or check it; then "
+    "run the same command again.",
     "disk is full": "The disk of the gradebook {path} is full: make room, then run the same command again.",
 }
 

@@ -8,11 +8,13 @@ import math
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +305,27 @@ def test_a_second_ctrl_c_stops_at_once_and_blames_nobody(course: Path) -> None:
     assert "Traceback" not in complaint
     assert "tried again" not in said
     assert [path.stem for path in (course / "out" / "logs").iterdir()] == ["right"]
+    assert subprocess.run(grade_command(course, "out"), cwd=ROOT, capture_output=True).returncode == 0
+    assert scores(course, "out") == {"right": "2.0", "slow": "2.0", "wrong": "0.0"}
+
+
+def test_a_second_ctrl_c_is_heard_while_the_gradebook_is_locked(course: Path) -> None:
+    """Exit code 130 in some seconds, not after all attempts to write; the same command grades the rest."""
+    process = subprocess.Popen(
+        grade_command(course, "out", "--jobs", "1"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert "right" in process.stdout.readline()
+    with closing(sqlite3.connect(course / "out" / "gradebook.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        time.sleep(6)  # by now the next grade is to be written
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        while "Stopping" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, complaint = process.communicate(timeout=30)
+    assert (process.returncode, "Traceback" in complaint) == (130, False), complaint
     assert subprocess.run(grade_command(course, "out"), cwd=ROOT, capture_output=True).returncode == 0
     assert scores(course, "out") == {"right": "2.0", "slow": "2.0", "wrong": "0.0"}
 

@@ -25,6 +25,8 @@ from grader.sandbox.tiers import pick_tier
 from grader.terminal import say
 from grader.types import Assignment, Profile
 
+LOCKED_S = 3.0  # to wait for another process that writes, each time: no signal is heard meanwhile
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
@@ -120,7 +122,7 @@ def gradebook_to_grade_into(out: Path, place: Place) -> Gradebook:
         UsageError: it holds grades, and they are not those of this folder.
         InfrastructureError: it cannot be used.
     """
-    book = Gradebook.open(place)
+    book = Gradebook.open(place, wait_s=LOCKED_S)
     if address(place) != address(place_of(out)):
         if book.known():
             raise UsageError(

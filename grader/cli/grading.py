@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -38,7 +39,7 @@ from grader.cli.common import (
 )
 from grader.config import load_assignment
 from grader.database import require_server
-from grader.errors import UsageError
+from grader.errors import GraderError, UsageError
 from grader.gradebook import Gradebook
 from grader.intake import absent, collect
 from grader.leaderboard import baselines_of
@@ -119,15 +120,22 @@ def grade(
             keep_submission(out, handed_in[grade.student_id])
             write_student(out, grade, loaded, marking)
 
+        def export() -> dict[str, Grade]:
+            found = {grade.student_id: grade for grade in book.counting(loaded.rules)}
+            lines = baselines_of(bench.yardsticks, bench.split.sha256)
+            write_class(out, list(found.values()), loaded, lines, marking)
+            return found
+
         try:
             with grading_progress(out, len(collected), marking, json_lines=json_lines) as watch:
                 most = jobs if scheduler else usable_jobs(jobs, device, scale)
                 workers = functools.partial(hire, bench, jobs=min(most, len(collected)), scheduler=scheduler)
                 grade_batch(collected, bench, book, run_id, workers=workers, watch=watch, publish=publish, audit=audit)
-        finally:
-            grades = {grade.student_id: grade for grade in book.counting(loaded.rules)}
-            lines = baselines_of(bench.yardsticks, bench.split.sha256)
-            write_class(out, list(grades.values()), loaded, lines, marking)
+        except BaseException:
+            with suppress(GraderError, OSError):  # what stopped the batch is told, not what that has kept from us since
+                export()
+            raise
+        grades = export()
     left = len(marking.open(grades.values()))
     to_mark = f"{left} to be marked by a person; this lists them: {mark_command(out, assignment)}" if left else ""
     done = [grades[s.student_id] for s in collected if s.student_id in grades]
