@@ -13,7 +13,7 @@ demo: setup
 	@$(BIN)/grader grade $(DEMO)/class -o $(DEMO) --profile smoke --jobs $(JOBS)
 
 test: lint
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n $(JOBS) --dist worksteal
 
 lint: setup
 	@$(BIN)/ruff check .
