@@ -1,4 +1,7 @@
-"""Reads what assignment.yaml says of attempts and lateness; which grade counts by it, the gradebook's views decide."""
+"""What assignment.yaml says of attempts and lateness, and what that comes to.
+
+The gradebook's views decide the same by the rules that are recorded in it; here it is for rules that are not.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,19 @@ def read_rules(path: Path, raw: dict[str, Any], duedate: str) -> Rules:
         penalty_per_day=share,
         max_days=_whole(path, "late: max_days", late.get("max_days"), least=0),
     )
+
+
+def lateness(rules: Rules, late_s: int) -> tuple[int, float]:
+    """The begun days of what was handed in so many seconds after it was due, and the share of the score they cost."""
+    days = -(-late_s // 86400) if late_s > rules.grace_minutes * 60 else 0
+    if rules.max_days is not None and days > rules.max_days:
+        return days, 1.0
+    return days, min(1.0, days * rules.penalty_per_day)
+
+
+def rank(rules: Rules, score: float | None, late_penalty: float) -> float:
+    """What decides which of a student's attempts counts; of equals it is the later one."""
+    return 0.0 if rules.counts == "latest" else (score or 0.0) * (1 - late_penalty)
 
 
 def _mapping(path: Path, raw: dict[str, Any], name: str, known: tuple[str, ...]) -> dict[str, Any]:

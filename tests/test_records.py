@@ -18,7 +18,7 @@ from grader.bench import Bench, set_up
 from grader.config import load_assignment
 from grader.gradebook import Gradebook
 from grader.place import GRADEBOOK
-from grader.types import Grade, Status, Submission
+from grader.types import Grade, Rules, Status, Submission
 from tests.conftest import notebook_of
 from tests.small import CHECK, folder_with
 from tests.unit.records import a_grade
@@ -143,6 +143,25 @@ def test_db_check_and_backup(course: Path, tier: str, run: Run) -> None:
     (out / GRADEBOOK).write_bytes((out / GRADEBOOK).read_bytes()[:100] + bytes(range(256)) * 40)
     assert run("db", "check", str(out))[0] == 3
     assert run("db", "check", str(course / "nowhere"))[0] == 2
+
+
+# --- who only looks ---
+
+
+def test_who_only_looks_changes_nothing_for_others(course: Path, tier: str, run: Run) -> None:
+    """By another assignment, the commands that read leave the view that other programs read as the course has it."""
+    out, due = course / "out", "2026-03-01T09:00:00+00:00"
+    record(course, graded(course, tier))
+    with Gradebook.open(out / GRADEBOOK) as book:
+        book.record_rules(Rules(due=due, penalty_per_day=0.1))
+    options = ["--assignment", str(course / "assignment")]
+    for arguments in (["leaderboard", str(out)], ["mark", "-o", str(out)], ["regrade", str(out), "--diff"]):
+        text = ["--corpus-file", str(course / "text.txt")] if arguments[0] == "regrade" else []
+        code, said = run(*arguments, *options, *text)
+        assert code == 0, said
+    run("replay", "ada", "-o", str(out), *options)
+    with closing(sqlite3.connect(out / GRADEBOOK)) as raw:
+        assert raw.execute("SELECT late_days, late_penalty FROM counting").fetchall() == [(1, 0.1)]
 
 
 # --- grader regrade ---

@@ -125,6 +125,7 @@ def grade(
                 workers = functools.partial(hire, bench, jobs=min(most, len(collected)), scheduler=scheduler)
                 grade_batch(collected, bench, book, run_id, workers=workers, watch=watch, publish=publish, audit=audit)
         finally:
+            book.record_rules(loaded.rules)
             grades = {grade.student_id: grade for grade in book.counting(loaded.rules)}
             lines = baselines_of(bench.yardsticks, bench.split.sha256)
             write_class(out, list(grades.values()), loaded, lines, marking)
@@ -188,6 +189,7 @@ def _enter_mark(
         marked_by=login_name(),
         marked_at=now(),
     )
+    book.record_rules(assignment.rules)
     book.mark(entered)
     marking = Marking(items=assignment.manual, marks=book.marks())
     write_grades(out, list(grades.values()), assignment, marking)

@@ -168,6 +168,7 @@ def regrade(
             marking = Marking(items=loaded.manual, marks=book.marks())
             count = again.publish(out, book, changes, bench, marking, started_at=now())
             lines = baselines_of(bench.yardsticks, bench.split.sha256)
+            book.record_rules(loaded.rules)
             write_class(out, book.counting(loaded.rules), loaded, lines, marking)
             say(f"published {count} new grades in {out}")
         else:
