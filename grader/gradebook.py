@@ -320,8 +320,7 @@ def _judged(connection: sa.Connection, rules: Rules) -> dict[str, list[_Attempt]
     query = sa.select(*ATTEMPTS.c, GRADES.c.score).join(GRADES, GRADES.c.id == ATTEMPTS.c.grade_id)
     for row in connection.execute(query.order_by(ATTEMPTS.c.grade_id)):
         if rules.most is None or row.attempt <= rules.most:
-            known = due_s is not None and row.submitted_s is not None
-            late = lateness(rules, row.submitted_s - due_s) if known else (0, 0.0)
+            late = lateness(rules, due_s, row.submitted_s)
             found.setdefault(row.student_id, []).append(_Attempt(row.grade_id, row.score, *late))
     for row in connection.execute(sa.select(LATEST)):  # that of whom only faults of ours have hit
         found.setdefault(row.student_id, [_Attempt(row.grade_id, None, 0, 0.0)])

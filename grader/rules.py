@@ -45,8 +45,14 @@ def read_rules(path: Path, raw: dict[str, Any], duedate: str) -> Rules:
     )
 
 
-def lateness(rules: Rules, late_s: int) -> tuple[int, float]:
-    """The begun days of what was handed in so many seconds after it was due, and the share of the score they cost."""
+def lateness(rules: Rules, due_s: int | None, submitted_s: int | None) -> tuple[int, float]:
+    """The begun days that something was late, and the share of the score that they cost; without a time, none.
+
+    Both times are in seconds since 1970; `due_s` is that of `rules.due`.
+    """
+    if due_s is None or submitted_s is None:
+        return 0, 0.0
+    late_s = submitted_s - due_s
     days = -(-late_s // 86400) if late_s > rules.grace_minutes * 60 else 0
     if rules.max_days is not None and days > rules.max_days:
         return days, 1.0
