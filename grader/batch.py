@@ -41,7 +41,7 @@ class Event:
     kind: str  # started | running (where) | held (unconfirmed) | graded | known (before) | failed (by us) | withdrawn
     student_id: str
     worker: str = ""  # who has it, as far as that is known
-    message: str = ""  # the fault
+    message: str = ""  # the fault; of a grade that was known, why it is recorded once more
     grade: Grade | None = None  # once there is one
     status: Status | None = None  # of a grade that is withdrawn
     log: str = ""  # what the worker had to say
@@ -92,10 +92,12 @@ def grade_batch(
         key = bench.key(submission)
         known = book.find(submission.student_id, key) if (submission.student_id, key) in on_record else None
         if known:
-            if latest[known.student_id] != known.key:  # handed in again as it was before the latest
+            again = latest[known.student_id] != known.key
+            if again:  # handed in again as it was before the latest
                 publish(known)
                 book.add(run_id, known)
-            watch(Event(kind="known", student_id=known.student_id, grade=known))
+            why = "handed in again as before the latest" if again else ""
+            watch(Event(kind="known", student_id=known.student_id, grade=known, message=why))
         else:
             pending.append(submission)
 
@@ -121,6 +123,7 @@ def grade_each(
     record: Callable[[Grade], None],
     watch: Watch = lambda event: None,
     workers: Workers | None = None,
+    audit: float = SHARE,
 ) -> None:
     """Grade submissions in `jobs` worker processes, or by `workers`; `record` is called here, with each grade.
 
@@ -129,7 +132,7 @@ def grade_each(
     """
     if submissions:
         workers = workers or hire(bench, jobs=min(jobs, len(submissions)))
-        _Batch(submissions, bench, workers, record, watch).run()
+        _Batch(submissions, bench, workers, record, watch, audit).run()
 
 
 def _is_on_record(book: Gradebook, grade: Grade) -> bool:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -21,7 +21,9 @@ from grader.database import make_engine, reading, require_server, upgrade, use_w
 from grader.errors import InfrastructureError, UsageError
 from grader.faults import OURS, plain_faults
 from grader.place import KNOWN, Place, shown
+from grader.rules import lateness, rank
 from grader.tables import (
+    ATTEMPTS,
     CHECK_RESULTS,
     COUNTING,
     FLAGS,
@@ -37,6 +39,15 @@ from grader.tables import (
 from grader.types import CheckResult, Flag, Grade, Mark, Outcome, PerplexityScore, Rules, Status
 
 AT_ONCE = 500  # numbers in a list, of which Oracle takes 1,000
+
+
+class _Attempt(NamedTuple):
+    """A grade that may count, with what its lateness costs."""
+
+    grade_id: int
+    score: float | None
+    late_days: int
+    late_penalty: float
 
 
 class Gradebook:
@@ -151,20 +162,47 @@ class Gradebook:
     def counting(self, rules: Rules) -> list[Grade]:
         """The grade of each student that counts under these rules, by student id, with what its lateness costs.
 
-        The rules are recorded if they are others than before: the view `counting` says the same to everybody.
+        Nothing is recorded: whoever looks by other rules changes nothing for those who read the view `counting`.
         """
-        row = {f.name: getattr(rules, f.name) for f in fields(Rules)}
-        held = sa.select(*(RULES.c[name] for name in row)).order_by(RULES.c.id.desc()).limit(1)
-        with plain_faults(self.place), self._engine.connect() as connection:
-            last = connection.execute(held).mappings().first()
-        if last is None or dict(last) != row:
-            with self._writing() as connection:
-                _insert(connection, RULES, row | {"due_s": seconds_of(rules.due)})
         if rules == Rules():
             return self.latest()
-        late = sa.select(COUNTING)
+        with plain_faults(self.place), reading(self._engine) as connection:
+            if _recorded_rules(connection) == rules:  # then it is kept, and read at once
+                found = connection.execute(sa.select(COUNTING))
+                chosen = [_Attempt(row.grade_id, None, row.late_days, row.late_penalty) for row in found]
+            else:
+                judged = _judged(connection, rules).values()
+                chosen = [
+                    max(mine, key=lambda one: (rank(rules, one.score, one.late_penalty), one.grade_id))
+                    for mine in judged
+                ]
+        return self._with_lateness(chosen)
+
+    def may_count(self, rules: Rules) -> list[Grade]:
+        """All grades of which one may come to count if scores change: by student id, of each in the order of adding.
+
+        Those are the newest of each notebook within the limit of attempts, or only the latest where that counts.
+        """
+        if rules.counts == "latest":
+            return self.counting(rules)
+        with plain_faults(self.place), reading(self._engine) as connection:
+            judged = _judged(connection, rules).values()
+        return self._with_lateness([one for mine in judged for one in mine])
+
+    def recorded_rules(self) -> Rules:
+        """Those by which the view `counting` says what counts."""
         with plain_faults(self.place), self._engine.connect() as connection:
-            chosen = {row.grade_id: row for row in connection.execute(late)}
+            return _recorded_rules(connection)
+
+    def record_rules(self, rules: Rules) -> None:
+        """Have the view `counting` say what counts by these rules; a row more if they are others than before."""
+        if self.recorded_rules() != rules:
+            row = {f.name: getattr(rules, f.name) for f in fields(Rules)}
+            with self._writing() as connection:
+                _insert(connection, RULES, row | {"due_s": seconds_of(rules.due)})
+
+    def _with_lateness(self, attempts: Iterable[_Attempt]) -> list[Grade]:
+        chosen = {one.grade_id: one for one in attempts}
         found, ids = [], sorted(chosen)
         for grade_id, grade in zip(ids, self._of_ids(ids), strict=True):
             one = chosen[grade_id]
@@ -180,10 +218,10 @@ class Gradebook:
         query = query.where(_among(self._engine, GRADES.c.id, ids), GRADES.c.status != later.c.status)
         with plain_faults(self.place), self._engine.connect() as connection:
             later_ids = list(connection.execute(query).scalars())
-        withdrawals = {grade.student_id: grade for grade in self._of_ids(later_ids)} if later_ids else {}
-        return sorted(
-            (withdrawals.get(grade.student_id, grade) for grade in grades), key=lambda grade: grade.student_id
-        )
+        withdrawn = self._of_ids(later_ids) if later_ids else []
+        withdrawals = {(grade.student_id, grade.key): grade for grade in withdrawn}
+        stand = (withdrawals.get((grade.student_id, grade.key), grade) for grade in grades)
+        return sorted(stand, key=lambda grade: grade.student_id)
 
     def history(self, student_id: str) -> list[Grade]:
         """All grades of one student, in the order in which they were added."""
@@ -268,6 +306,25 @@ def _add(connection: sa.Connection, run_id: int, grade: Grade) -> None:
         ]
         if rows:
             connection.execute(sa.insert(table), rows)
+
+
+def _recorded_rules(connection: sa.Connection) -> Rules:
+    query = sa.select(*(RULES.c[f.name] for f in fields(Rules))).order_by(RULES.c.id.desc()).limit(1)
+    last = connection.execute(query).mappings().first()
+    return Rules(**last) if last else Rules()
+
+
+def _judged(connection: sa.Connection, rules: Rules) -> dict[str, list[_Attempt]]:
+    """By student, the attempts that the rules let count, in the order of their grades; if there is none, the latest."""
+    due_s, found = seconds_of(rules.due), dict[str, list[_Attempt]]()
+    query = sa.select(*ATTEMPTS.c, GRADES.c.score).join(GRADES, GRADES.c.id == ATTEMPTS.c.grade_id)
+    for row in connection.execute(query.order_by(ATTEMPTS.c.grade_id)):
+        if rules.most is None or row.attempt <= rules.most:
+            late = lateness(rules, due_s, row.submitted_s)
+            found.setdefault(row.student_id, []).append(_Attempt(row.grade_id, row.score, *late))
+    for row in connection.execute(sa.select(LATEST)):  # that of whom only faults of ours have hit
+        found.setdefault(row.student_id, [_Attempt(row.grade_id, None, 0, 0.0)])
+    return found
 
 
 def _insert(connection: sa.Connection, table: sa.Table, row: dict[str, Any]) -> int:

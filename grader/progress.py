@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -21,6 +22,7 @@ from typing import Any
 from grader.batch import Event
 from grader.corpus import write_whole
 from grader.errors import UsageError
+from grader.types import Grade
 
 STATUS, LOGS, LOCK = "status.json", "logs", ".lock"
 WRITE_EVERY_S = 1.0
@@ -94,9 +96,12 @@ class Standing:
 class Progress:
     """Follows a batch: keeps its standing, writes the status file and the logs, and has the terminal show it."""
 
-    def __init__(self, out: Path, total: int, show: Callable[[Event, Standing], None]) -> None:
+    def __init__(
+        self, out: Path, total: int, show: Callable[[Event, Standing], None], logs_in: Path | None = None
+    ) -> None:
         self.standing = Standing(total=total, started_at=time.time(), pid=os.getpid())
         self._out, self._show, self._written_at = out, show, -math.inf
+        self._logs_in = logs_in or out
 
     def __enter__(self) -> Progress:
         self._write()
@@ -109,7 +114,8 @@ class Progress:
     def __call__(self, event: Event) -> None:
         """Take one event of the batch. A status or a log that cannot be written costs a warning, and no grade."""
         self.standing.take(event, time.time())
-        if event.kind in ("failed", "graded", "withdrawn"):
+        is_recorded_again = event.kind == "known" and event.message
+        if event.kind in ("failed", "graded", "withdrawn") or is_recorded_again:
             self._log(event)
         if time.monotonic() - self._written_at > WRITE_EVERY_S:
             self._write()
@@ -123,25 +129,46 @@ class Progress:
             log.warning("%s is not up to date: %s", self._out / STATUS, error.strerror)
 
     def _log(self, event: Event) -> None:
-        path = log_of(self._out, event.student_id)
-        at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        who = event.worker or ("the gradebook" if event.kind == "known" else "a worker")
         said = f"not graded, tried again: {event.message}" if event.kind == "failed" else "graded"
         if event.kind == "withdrawn":
             said = f"withdrawn, to be graded again: {event.message}"
         elif event.grade:
-            said = f"{event.grade.status.value}, score {event.grade.score}, key {event.grade.key[:12]}"
-        lines = [f"{at} by {event.worker or 'a worker'}: {said}", *event.log.splitlines()]
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as stream:
-                stream.write("\n    ".join(lines) + "\n")
-        except OSError as error:
-            log.warning("%s lacks what was just said: %s", path, error.strerror)
+            said = ": ".join(filter(None, (event.message, _verdict(event.grade))))
+        lines = [_line(who, said), *event.log.splitlines()]
+        _append(log_of(self._logs_in, event.student_id), "\n    ".join(lines) + "\n")
 
 
 def log_of(out: Path, student_id: str) -> Path:
     """What was said about a student's submissions while they were graded."""
     return out / LOGS / f"{student_id}.log"
+
+
+def log_published(out: Path, aside: Path, grade: Grade) -> None:
+    """Have a student's log say that a grade counts now, after what was said in `aside` when it was graded."""
+    meanwhile = log_of(aside, grade.student_id)
+    text = ""
+    with contextlib.suppress(OSError):
+        text = meanwhile.read_text(encoding="utf-8")
+        meanwhile.unlink()
+    _append(log_of(out, grade.student_id), text + _line("grader regrade", f"published: {_verdict(grade)}") + "\n")
+
+
+def _verdict(grade: Grade) -> str:
+    return f"{grade.status.value}, score {grade.score}, key {grade.key[:12]}"
+
+
+def _line(who: str, said: str) -> str:
+    return f"{datetime.now(timezone.utc).isoformat(timespec='seconds')} by {who}: {said}"
+
+
+def _append(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(text)
+    except OSError as error:
+        log.warning("%s lacks what was just said: %s", path, error.strerror)
 
 
 def as_json(event: Event, standing: Standing) -> str:

@@ -1,4 +1,7 @@
-"""Reads what assignment.yaml says of attempts and lateness; which grade counts by it, the gradebook's views decide."""
+"""What assignment.yaml says of attempts and lateness, and what that comes to.
+
+The gradebook's views decide the same by the rules that are recorded in it; here it is for rules that are not.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,25 @@ def read_rules(path: Path, raw: dict[str, Any], duedate: str) -> Rules:
         penalty_per_day=share,
         max_days=_whole(path, "late: max_days", late.get("max_days"), least=0),
     )
+
+
+def lateness(rules: Rules, due_s: int | None, submitted_s: int | None) -> tuple[int, float]:
+    """The begun days that something was late, and the share of the score that they cost; without a time, none.
+
+    Both times are in seconds since 1970; `due_s` is that of `rules.due`.
+    """
+    if due_s is None or submitted_s is None:
+        return 0, 0.0
+    late_s = submitted_s - due_s
+    days = -(-late_s // 86400) if late_s > rules.grace_minutes * 60 else 0
+    if rules.max_days is not None and days > rules.max_days:
+        return days, 1.0
+    return days, min(1.0, days * rules.penalty_per_day)
+
+
+def rank(rules: Rules, score: float | None, late_penalty: float) -> float:
+    """What decides which of a student's attempts counts; of equals it is the later one."""
+    return 0.0 if rules.counts == "latest" else (score or 0.0) * (1 - late_penalty)
 
 
 def _mapping(path: Path, raw: dict[str, Any], name: str, known: tuple[str, ...]) -> dict[str, Any]:

@@ -211,6 +211,11 @@ RECKON_COLUMNS = "student_id, grade_id, attempt, late_days, late_penalty"
 RECKON = f"INSERT INTO standings ({RECKON_COLUMNS}) SELECT {RECKON_COLUMNS} FROM reckoned"
 # Views: tables to a query only.
 LATEST = sa.table("latest", sa.column("student_id", _Text()), sa.column("grade_id", sa.Integer))
+ATTEMPTS = sa.table(
+    "attempts",
+    *(sa.column("student_id", _Text()), sa.column("grade_id", sa.Integer)),
+    *(sa.column("attempt", sa.Integer), sa.column("submitted_s", sa.BigInteger)),
+)
 COUNTING = sa.table(
     "counting",
     *(sa.column("student_id", _Text()), sa.column("grade_id", sa.Integer)),

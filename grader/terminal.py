@@ -65,7 +65,9 @@ def bar(what: str, total: int) -> Iterator[Callable[..., None]]:
 
 
 @contextmanager
-def grading_progress(out: Path, total: int, marking: Marking, *, json_lines: bool = False) -> Iterator[Progress]:
+def grading_progress(
+    out: Path, total: int, marking: Marking, *, json_lines: bool = False, logs_in: Path | None = None
+) -> Iterator[Progress]:
     """Shows a batch: live on a terminal, a line for each grade elsewhere, or each event as a line of JSON."""
     with ExitStack() as stack:
         live = None
@@ -83,7 +85,7 @@ def grading_progress(out: Path, total: int, marking: Marking, *, json_lines: boo
             elif event.grade:
                 say(_graded_line(event, standing, marking, eta=live is None))
 
-        progress = stack.enter_context(Progress(out, total, show))
+        progress = stack.enter_context(Progress(out, total, show, logs_in))
         if live:
             live.get_renderable = lambda: standing_table(progress.standing, time.time())  # type: ignore[method-assign]
         yield progress
@@ -143,7 +145,7 @@ def print_standing(out: Path) -> None:
     elif standing.is_over and standing.done == standing.total:
         say(f"It is over; {standing.unknown} not graded by a fault of ours." if standing.unknown else "It is over.")
     else:
-        say("It was stopped before it was done; the same `grader grade` command goes on.", style="yellow")
+        say("It was stopped before it was done; the same command goes on.", style="yellow")
 
 
 def print_boards(out: Path, grades: list[Grade], assignment: Assignment, *, names: bool = False) -> None:

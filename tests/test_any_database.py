@@ -91,6 +91,9 @@ def test_what_counts_is_the_same_as_in_a_file(book: Gradebook, tmp_path: Path) -
                 max_days=dice.choice([None, 2]),
             )
             assert book.counting(rules) == file.counting(rules), rules
+            for one in (file, book):
+                one.record_rules(rules)
+            assert book.counting(rules) == file.counting(rules), rules
             assert [type(one.late_days) for one in book.counting(rules)] == [int] * len(book.latest())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -21,8 +22,9 @@ from cryptography.x509.oid import NameOID
 from grader.bench import set_up
 from grader.benchmark.simulated import simulate
 from grader.config import load_assignment
+from tests.conftest import notebook_of
 from tests.loopback import ROOT, Loopback, kill_tree
-from tests.small import course_in, grade_command, scores
+from tests.small import CHECK, course_in, grade_command, scores
 
 SLEEPY = "import time; time.sleep({seconds})\ndef f(x): return {factor} * x"
 NOTEBOOKS = {f"s{i}": SLEEPY.format(seconds=2, factor=1 + i % 2) for i in range(6)}
@@ -137,6 +139,32 @@ def test_a_runner_that_forges_verdicts_is_found_out(course: Path, loopback: Loop
     rest(process)
     assert process.returncode == 0, (course / "grade.log").read_text()
     assert scores(course, "out") == EXPECTED
+
+
+def test_runners_grade_again_all_that_may_count(course: Path, loopback: Loopback) -> None:
+    """Two attempts of one student: both come back, one after the other, and the best counts."""
+    for folder in (course / "submitted").iterdir():
+        if folder.name != "s0":
+            shutil.rmtree(folder)
+    settings = course / "assignment" / "assignment.yaml"
+    settings.write_text(f"{settings.read_text()}attempts: {{counts: best}}\n")
+    loopback.runner()
+    loopback.wait_for(1)
+    for factor in (2, 1):
+        (course / "submitted" / "s0" / "homework.ipynb").write_bytes(notebook_of(f"def f(x): return {factor} * x"))
+        graded = begin(course, loopback)
+        rest(graded)
+        assert graded.returncode == 0, (course / "grade.log").read_text()
+    (course / "assignment" / "checks" / "test_f.py").write_text(CHECK.replace("== 4", "== 2"))
+    command = grade_command(course, "out", "--scheduler", loopback.address)
+    options = [*command[command.index("--assignment") : command.index("--profile")], *command[-4:]]
+    again = [*command[:3], "regrade", str(course / "out"), "--publish", *options]
+    done = subprocess.run(again, cwd=ROOT, env=loopback.environment, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "published 2 new grades" in done.stdout
+    assert "0 gain, 0 lose, 1 keep" in done.stdout
+    assert (course / "out" / "logs" / "s0.log").read_text().count("by tcp://") == 4
+    assert scores(course, "out") == {"s0": "2.0"}
 
 
 def test_an_address_without_a_scheduler_is_refused_with_a_sentence(course: Path) -> None:

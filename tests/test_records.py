@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import random
 import sqlite3
 import sys
@@ -12,13 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from grader import cli
 from grader.bench import Bench, set_up
 from grader.config import load_assignment
 from grader.gradebook import Gradebook
 from grader.place import GRADEBOOK
-from grader.types import Grade, Status, Submission
+from grader.types import Grade, Rules, Status, Submission
 from tests.conftest import notebook_of
 from tests.small import CHECK, folder_with
 from tests.unit.records import a_grade
@@ -145,6 +147,25 @@ def test_db_check_and_backup(course: Path, tier: str, run: Run) -> None:
     assert run("db", "check", str(course / "nowhere"))[0] == 2
 
 
+# --- who only looks ---
+
+
+def test_who_only_looks_changes_nothing_for_others(course: Path, tier: str, run: Run) -> None:
+    """By another assignment, the commands that read leave the view that other programs read as the course has it."""
+    out, due = course / "out", "2026-03-01T09:00:00+00:00"
+    record(course, graded(course, tier))
+    with Gradebook.open(out / GRADEBOOK) as book:
+        book.record_rules(Rules(due=due, penalty_per_day=0.1))
+    options = ["--assignment", str(course / "assignment")]
+    for arguments in (["leaderboard", str(out)], ["mark", "-o", str(out)], ["regrade", str(out), "--diff"]):
+        text = ["--corpus-file", str(course / "text.txt")] if arguments[0] == "regrade" else []
+        code, said = run(*arguments, *options, *text)
+        assert code == 0, said
+    run("replay", "ada", "-o", str(out), *options)
+    with closing(sqlite3.connect(out / GRADEBOOK)) as raw:
+        assert raw.execute("SELECT late_days, late_penalty FROM counting").fetchall() == [(1, 0.1)]
+
+
 # --- grader regrade ---
 
 
@@ -158,23 +179,35 @@ def rows(course: Path, name: str) -> dict[str, dict[str, str]]:
         return {row["student_id"]: row for row in csv.DictReader(file)}
 
 
+def submit(course: Path, **sources: str) -> tuple[str, ...]:
+    """Puts a notebook of one cell there for each student; the command that grades them."""
+    for student, source in sources.items():
+        (course / "submitted" / student).mkdir(parents=True, exist_ok=True)
+        (course / "submitted" / student / "homework.ipynb").write_bytes(notebook_of(source))
+    return "grade", str(course / "submitted"), "-o", str(course / "out"), "--profile", "smoke"
+
+
+def rule(course: Path, **rules: object) -> None:
+    """Has the assignment say so of attempts or lateness."""
+    path = course / "assignment" / "assignment.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | rules))
+
+
 def test_a_regrade_changes_nothing_until_it_is_published(course: Path, run: Run) -> None:
     """Who gains, who loses and by which check is said and written; to publish it runs nothing again, and it counts."""
-    for student, source in (("twice", "def f(x): return 2 * x"), ("once", "def f(x): return x")):
-        (course / "submitted" / student).mkdir(parents=True)
-        (course / "submitted" / student / "homework.ipynb").write_bytes(notebook_of(source))
-    out = course / "out"
-    grade = ("grade", str(course / "submitted"), "-o", str(out), "--profile", "smoke")
+    grade, out = submit(course, twice="def f(x): return 2 * x", once="def f(x): return x"), course / "out"
     assert command(course, run, *grade)[0] == 0
-    files = [out / name for name in ("grades.csv", "feedback/once.html", "results/once.json", "leaderboard.csv")]
+    names = ("grades.csv", "feedback/once.html", "results/once.json", "logs/once.log", "leaderboard.csv")
+    files = [out / name for name in names]
     before = [file.read_bytes() for file in files]
     code, said = command(course, run, "regrade", str(out), "--diff")
-    assert (code, "0 gain, 0 lose, 2 keep their points" in said, "graded again" in said) == (0, True, False)
+    assert (code, "0 gain, 0 lose, 2 keep their points" in said, said.count("already graded")) == (0, True, 2)
 
     (course / "assignment" / "checks" / "test_f.py").write_text(CHECK.replace("== 4", "== 2"))
     code, said = command(course, run, "regrade", str(out), "--diff")
     assert code == 0, said
-    assert said.count("graded again") == 2
+    assert "2/2  " in said
+    assert "already graded" not in said
     assert "f: PASSED -> FAILED (-2)" in said
     assert "f: FAILED -> PASSED (+2)" in said
     assert "1 gain, 1 lose, 0 keep their points" in said
@@ -182,15 +215,16 @@ def test_a_regrade_changes_nothing_until_it_is_published(course: Path, run: Run)
     found = rows(course, "regrade.csv")
     assert [found["twice"][name] for name in ("before", "after", "change", "item")] == ["2.0", "0.0", "-2.0", "f"]
     assert [file.read_bytes() for file in files] == before
+    assert "2/2 done" in run("status", str(out))[1]
 
     code, said = command(course, run, "regrade", str(out), "--publish")
-    assert (code, "graded again" in said, "published 2 new grades" in said) == (0, False, True)
+    assert (code, said.count("already graded"), "published 2 new grades" in said) == (0, 2, True)
     assert {student: row["score"] for student, row in rows(course, "grades.csv").items()} == {
         "once": "2.0",
         "twice": "0.0",
     }
     assert "def f(x)" in (out / "feedback" / "once.html").read_text()
-    assert [file.read_bytes() == old for file, old in zip(files[:3], before, strict=False)] == [False] * 3
+    assert [file.read_bytes() == old for file, old in zip(files[:4], before, strict=False)] == [False] * 4
     assert "0 gain, 0 lose, 2 keep" in command(course, run, "regrade", str(out))[1]
     code, said = command(course, run, *grade)
     assert said.count("already graded") == 2
@@ -198,12 +232,79 @@ def test_a_regrade_changes_nothing_until_it_is_published(course: Path, run: Run)
     assert code == 0, said
 
 
+def test_the_log_tells_of_a_regrade_once_it_counts(course: Path, run: Run) -> None:
+    """Who graded it and what it came to, then that it was published; and of a notebook that is handed in once more."""
+    grade, log = submit(course, ada="def f(x): return 2 * x"), course / "out" / "logs" / "ada.log"
+    assert command(course, run, *grade)[0] == 0
+    first = log.read_text()
+    (course / "assignment" / "checks" / "test_f.py").write_text(CHECK.replace("== 4", "== 2"))
+    assert command(course, run, "regrade", str(course / "out"))[0] == 0
+    assert log.read_text() == first
+    assert command(course, run, "regrade", str(course / "out"), "--publish")[0] == 0
+    graded, *_, published = log.read_text().removeprefix(first).splitlines()
+    assert " by worker 1: graded, score 0.0, key " in graded
+    assert " by grader regrade: published: graded, score 0.0, key " in published
+
+    assert command(course, run, *submit(course, ada="def f(x): return x"))[0] == 0
+    assert command(course, run, *submit(course, ada="def f(x): return 2 * x"))[0] == 0
+    last = log.read_text().splitlines()[-1]
+    assert " by the gradebook: handed in again as before the latest: graded, score 0.0, key " in last
+    before = log.read_text()
+    assert command(course, run, *submit(course))[0] == 0
+    assert log.read_text() == before
+
+
+def test_all_attempts_are_graded_again_where_the_best_counts(course: Path, run: Run) -> None:
+    """The first passed and fails by the new check, the second the other way round: nobody loses, in one pass."""
+    rule(course, attempts={"counts": "best"})
+    for source in ("def f(x): return 2 * x", "def f(x): return x"):
+        assert command(course, run, *submit(course, ada=source))[0] == 0
+    (course / "assignment" / "checks" / "test_f.py").write_text(CHECK.replace("== 4", "== 2"))
+    code, said = command(course, run, "regrade", str(course / "out"))
+    assert (code, "0 gain, 0 lose, 1 keep" in said) == (0, True)
+    code, said = command(course, run, "regrade", str(course / "out"), "--publish")
+    assert (code, "published 2 new grades" in said) == (0, True)
+    assert rows(course, "grades.csv")["ada"]["score"] == "2.0"
+    kept = json.loads((course / "out" / ".executed" / "ada.json").read_text())
+    assert "return x" in kept["notebook_json"]  # its page shows the notebook that counts
+    assert "0 gain, 0 lose, 1 keep" in command(course, run, "regrade", str(course / "out"))[1]
+    code, said = run("db", "check", str(course / "out"))
+    assert code == 0, said
+
+
+def test_lateness_that_costs_more_is_a_change(course: Path, run: Run) -> None:
+    """Of what counted by the rules on record, to what would count by those of the assignment; nothing is graded."""
+    late = {"due": "2020-01-01T00:00:00+00:00", "max_days": 99999}
+    rule(course, late=late | {"penalty_per_day": 0.00001})
+    assert command(course, run, *submit(course, ada="def f(x): return 2 * x"))[0] == 0
+    rule(course, late=late | {"penalty_per_day": 1.0})
+    code, said = command(course, run, "regrade", str(course / "out"))
+    assert (code, said.count("already graded"), "1 lose" in said) == (0, 1, True)
+    found = rows(course, "regrade.csv")["ada"]
+    assert (found["item"], found["after"], found["outcome_after"]) == ("late", "0.0", "-2")
+    assert found["before"] == rows(course, "grades.csv")["ada"]["score"]
+    assert command(course, run, "regrade", str(course / "out"), "--publish")[0] == 0
+    assert rows(course, "grades.csv")["ada"]["score"] == "0.0"
+    assert "0 gain, 0 lose, 1 keep" in command(course, run, "regrade", str(course / "out"))[1]
+
+
 def test_a_regrade_without_the_notebook(course: Path, tier: str, run: Run) -> None:
     """A grade whose notebook is not kept stays as it is, and that is said."""
     record(course, graded(course, tier, key="k1"))
     code, said = command(course, run, "regrade", str(course / "out"))
     assert (code, "ada keeps the grade there is: the notebook abababababab is not kept" in said) == (0, True)
-    assert "0 gain, 0 lose, 0 keep" in said
+    assert "0 gain, 0 lose, 1 keep" in said
+
+
+def test_a_regrade_is_a_batch_as_any(course: Path, tier: str, run: Run) -> None:
+    """Its events are lines for machines, and what a scheduler would be needed for is refused without one."""
+    assert command(course, run, *submit(course, ada="def f(x): return 2 * x"))[0] == 0
+    code, said = command(course, run, "regrade", str(course / "out"), "--json")
+    assert (code, [json.loads(line)["event"] for line in said.splitlines() if line[0] == "{"]) == (0, ["known"])
+    code, said = command(course, run, "regrade", str(course / "out"), "--sandbox", "bubblewrap")
+    assert (code, "expected, with --scheduler" in said) == (2, True)
+    code, said = command(course, run, "regrade", str(course / "out"), "--scheduler", "tcp://127.0.0.1:1")
+    assert (code, "already graded" in said) == (0, True)  # nobody is asked where there is nothing to do
 
 
 def test_a_regrade_needs_to_know_what_is_meant(course: Path, tier: str, run: Run) -> None:

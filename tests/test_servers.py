@@ -353,7 +353,12 @@ def test_what_counts_is_the_same_as_in_a_file(book: Gradebook, url: sa.URL, tmp_
                 max_days=dice.choice([None, 2]),
             )
             assert book.counting(rules) == file.counting(rules), rules
+            for one in (file, book):
+                one.record_rules(rules)
+            assert book.counting(rules) == file.counting(rules), rules
         rules = Rules(counts="best", due=DUE.isoformat(), penalty_per_day=0.25)
+        for one in (file, book):
+            one.record_rules(rules)
         for last in ([], [a_grade("s00", score=9.0, key="z", submission_sha256="z"), a_grade("new", score=None)]):
             for one in (file, book):
                 one.add(begin(one), *last)
@@ -476,7 +481,7 @@ def test_a_ta_may_mark_in_mariadb(mariadb: MariaDB) -> None:
     url = mariadb.database()
     with Gradebook.open(url) as book:
         book.add(begin(book), a_grade())
-        book.counting(Rules(most=4))
+        book.record_rules(Rules(most=3))
     mariadb.execute("CREATE USER ta IDENTIFIED BY 'x'")
     mariadb.execute(f"GRANT SELECT ON {url.database}.* TO ta")
     with Gradebook.open(url.set(username="ta", password="x"), create=False) as theirs:

@@ -182,7 +182,7 @@ def counting(students: int, each: int, runs: int) -> list[Figure]:
         with Gradebook.open(path) as book, closing(sqlite3.connect(path)) as raw:
             _fill(raw, students, each)
             late = Rules(counts="best", due="2026-03-01T00:00:00+00:00", penalty_per_day=0.1)
-            book.counting(late)  # records the rules, by which the view `counting` judges
+            book.record_rules(late)  # by which the view `counting` judges
             ids = ", ".join(str(grade_id) for (grade_id,) in raw.execute("SELECT grade_id FROM latest"))
             found = []
             for what, view in (

@@ -21,7 +21,7 @@ from grader.place import ADDRESS, PASSWORD, Place, address, place_of, shown
 from grader.sandbox.devices import usable_gpus
 from grader.sandbox.proofs import require_proven
 from grader.sandbox.selftest import require_device
-from grader.sandbox.tiers import pick_tier
+from grader.sandbox.tiers import WHAT, pick_tier
 from grader.terminal import say
 from grader.types import Assignment, Profile
 
@@ -36,6 +36,12 @@ CorpusOption = Annotated[
     Path | None, typer.Option("--corpus-file", help="A local copy of the corpus instead of the download.")
 ]
 SchedulerOption = Annotated[str, typer.Option("--scheduler", help="Address of a Dask scheduler: tcp://HOST:8786.")]
+SandboxOption = Annotated[str, typer.Option("--sandbox", help="With --scheduler: the sandbox that the runners have.")]
+AuditOption = Annotated[
+    float,
+    typer.Option("--audit", min=0, max=1, help="With --scheduler: the share of notebooks that two runners grade."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Each event as a line of JSON, for machines.")]
 UnsandboxedOption = Annotated[
     bool,
     typer.Option("--allow-unsandboxed", help="Run without a sandbox where there is none; every report says so."),
@@ -99,6 +105,22 @@ def usable_device(profile: Profile, tier: str, allow_cpu: bool) -> str:
 def usable_jobs(jobs: int, device: str, profile: Profile) -> int:
     """No more workers than there are GPU slots: one that waited for a GPU would use up its submission's time."""
     return jobs if device == "cpu" else min(jobs, len(usable_gpus()) * profile.runtime.slots_per_gpu)
+
+
+def usable_tier_and_device(
+    profile: Profile, scheduler: str, sandbox: str, allow_unsandboxed: bool, allow_cpu: bool
+) -> tuple[str, str]:
+    """Where a batch runs: what its runners are said to have, or this machine, tried.
+
+    Raises UsageError, SandboxUnavailable, RuntimeUnavailable.
+    """
+    if sandbox and (not scheduler or sandbox not in WHAT):
+        raise UsageError(f"--sandbox is {sandbox!r}; expected, with --scheduler, one of {', '.join(WHAT)}.")
+    if scheduler and allow_unsandboxed:
+        raise UsageError("--scheduler and --allow-unsandboxed exclude each other: no runner grades without a sandbox.")
+    tier = sandbox or usable_tier(allow_unsandboxed)
+    on_runners = "cpu" if allow_cpu else profile.device
+    return tier, on_runners if scheduler else usable_device(profile, tier, allow_cpu)
 
 
 def make_folder(out: Path) -> None:

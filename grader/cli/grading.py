@@ -20,9 +20,12 @@ from grader.checks import run_checks
 from grader.cli.common import (
     AllowCpuOption,
     AssignmentOption,
+    AuditOption,
     CorpusOption,
     GradebookOption,
+    JsonOption,
     ProfileOption,
+    SandboxOption,
     SchedulerOption,
     UnsandboxedOption,
     alone,
@@ -36,6 +39,7 @@ from grader.cli.common import (
     usable_device,
     usable_jobs,
     usable_tier,
+    usable_tier_and_device,
 )
 from grader.config import load_assignment
 from grader.database import require_server
@@ -54,7 +58,6 @@ from grader.outputs import (
 from grader.pipeline import grade_submission, ran
 from grader.place import chosen, shown, untested
 from grader.render import one_line, points
-from grader.sandbox.tiers import WHAT
 from grader.terminal import (
     grading_progress,
     list_waiting,
@@ -79,11 +82,9 @@ def grade(
     jobs: Annotated[int, typer.Option(min=0, help="Worker processes; 0: none, to debug the grader.")] = os.cpu_count()
     or 1,
     scheduler: SchedulerOption = "",
-    sandbox: Annotated[str, typer.Option(help="With --scheduler: the sandbox that the runners have.")] = "",
-    audit: Annotated[
-        float, typer.Option(min=0, max=1, help="With --scheduler: the share of notebooks that two runners grade.")
-    ] = SHARE,
-    json_lines: Annotated[bool, typer.Option("--json", help="Each event as a line of JSON, for machines.")] = False,
+    sandbox: SandboxOption = "",
+    audit: AuditOption = SHARE,
+    json_lines: JsonOption = False,
     corpus_file: CorpusOption = None,
     allow_unsandboxed: UnsandboxedOption = False,
     allow_cpu: AllowCpuOption = False,
@@ -97,14 +98,8 @@ def grade(
     if not isinstance(place, Path):
         require_server(place)  # now, and not after the texts are drawn and the baselines fitted
     collected = collect(submissions, out / "submissions", exclude=out, weights_of=loaded.weights_of(scale))
-    if sandbox and (not scheduler or sandbox not in WHAT):
-        raise UsageError(f"--sandbox is {sandbox!r}; expected, with --scheduler, one of {', '.join(WHAT)}.")
-    if scheduler and allow_unsandboxed:
-        raise UsageError("--scheduler and --allow-unsandboxed exclude each other: no runner grades without a sandbox.")
-    tier = sandbox or usable_tier(allow_unsandboxed)
+    tier, device = usable_tier_and_device(scale, scheduler, sandbox, allow_unsandboxed, allow_cpu)
     private = (out, submissions if submissions.is_dir() else submissions.parent)
-    on_runners = "cpu" if allow_cpu else scale.device
-    device = on_runners if scheduler else usable_device(scale, tier, allow_cpu)
     bench = set_up(loaded, scale, tier, str(corpus_file) if corpus_file else None, private, device)
     make_folder(out)
     if not loaded.has_secret:
@@ -121,6 +116,7 @@ def grade(
             write_student(out, grade, loaded, marking)
 
         def export() -> dict[str, Grade]:
+            book.record_rules(loaded.rules)
             found = {grade.student_id: grade for grade in book.counting(loaded.rules)}
             lines = baselines_of(bench.yardsticks, bench.split.sha256)
             write_class(out, list(found.values()), loaded, lines, marking)
@@ -196,6 +192,7 @@ def _enter_mark(
         marked_by=login_name(),
         marked_at=now(),
     )
+    book.record_rules(assignment.rules)
     book.mark(entered)
     marking = Marking(items=assignment.manual, marks=book.marks())
     write_grades(out, list(grades.values()), assignment, marking)

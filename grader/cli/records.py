@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import statistics
 from collections import Counter
@@ -15,11 +16,17 @@ from rich.table import Table
 
 from grader import regrade as again
 from grader import upkeep
+from grader.audit import SHARE
+from grader.batch import hire
 from grader.bench import set_up
 from grader.cli.common import (
     AllowCpuOption,
     AssignmentOption,
+    AuditOption,
     CorpusOption,
+    JsonOption,
+    SandboxOption,
+    SchedulerOption,
     UnsandboxedOption,
     alone,
     app,
@@ -27,20 +34,21 @@ from grader.cli.common import (
     load,
     now,
     open_gradebook,
-    usable_device,
     usable_jobs,
-    usable_tier,
+    usable_tier_and_device,
 )
 from grader.config import load_assignment
 from grader.errors import SandboxUnavailable, UsageError
+from grader.executors import Workers
 from grader.identity import PARTS, changed
 from grader.leaderboard import baselines_of
 from grader.marks import Marking
 from grader.outputs import kept_params, submission_of, write_class, write_text
 from grader.place import place_of, shown, untested
+from grader.progress import log_published
 from grader.render import one_line, points
 from grader.sandbox.tiers import NONE, pick_tier
-from grader.terminal import console, say
+from grader.terminal import console, grading_progress, say
 from grader.types import Grade, Status, Submission
 
 db = typer.Typer(no_args_is_help=True, help="Check, repair and back up the gradebook of a results folder.")
@@ -136,7 +144,11 @@ def regrade(
     publish: Annotated[bool, typer.Option("--publish", help="Have the new grades count, and write all files.")] = False,
     assignment: AssignmentOption = Path("reference"),
     profile: Annotated[str, typer.Option("--profile", help="The scale; that of the grades if not given.")] = "",
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Worker processes.")] = os.cpu_count() or 1,
+    jobs: Annotated[int, typer.Option("--jobs", min=0, help="Worker processes; 0: none.")] = os.cpu_count() or 1,
+    scheduler: SchedulerOption = "",
+    sandbox: SandboxOption = "",
+    audit: AuditOption = SHARE,
+    json_lines: JsonOption = False,
     corpus_file: CorpusOption = None,
     allow_unsandboxed: UnsandboxedOption = False,
     allow_cpu: AllowCpuOption = False,
@@ -148,44 +160,53 @@ def regrade(
     if diff and publish:
         raise UsageError("--diff only says what would change, and --publish has it count: choose one of them.")
     with open_gradebook(out) as book, alone(out):
-        counting = book.counting(load_assignment(assignment).rules)
-        if not counting:
+        attempts = book.may_count(load_assignment(assignment).rules)
+        if not attempts:
             raise UsageError(f"there is no grade in {shown(book.place)}: grade first.")
-        usual = Counter(grade.profile for grade in counting).most_common(1)[0][0]
+        usual = Counter(grade.profile for grade in attempts).most_common(1)[0][0]
         loaded, scale = load(assignment, profile or usual)
-        tier = usable_tier(allow_unsandboxed)
-        device = usable_device(scale, tier, allow_cpu)
-        jobs = usable_jobs(jobs, device, scale)
+        tier, device = usable_tier_and_device(scale, scheduler, sandbox, allow_unsandboxed, allow_cpu)
         bench = set_up(loaded, scale, tier, str(corpus_file) if corpus_file else None, (out,), device)
+        most = jobs if scheduler else usable_jobs(jobs, device, scale)
+        marking = Marking(items=loaded.manual, marks=book.marks())
+        lost = [grade for grade in attempts if submission_of(out, grade) is None]
+        aside = out / again.SHADOW
 
-        def report(grade: Grade) -> None:
-            say(f"graded again: {escape(grade.student_id):<28} {points(grade.score):>6}/{points(grade.max_score)}")
+        def hired(count: int) -> Workers:
+            return hire(bench, jobs=min(most, count), scheduler=scheduler)
 
-        changes, lost = again.regrade(out, counting, bench, jobs=jobs, started_at=now(), report=report)
+        total = len(attempts) - len(lost)
+        with grading_progress(out, total, marking, json_lines=json_lines, logs_in=aside) as watch:
+            new = again.regrade(out, attempts, bench, hired=hired, started_at=now(), watch=watch, audit=audit)
+        before = book.counting(book.recorded_rules())
+        changes = again.changes(before, attempts, new, loaded.rules, marking)
         write_text(out / again.REGRADE_CSV, again.regrade_csv(changes))
-        _changes(changes, lost)
+        if not json_lines:
+            _changes(changes, lost)
+        count = 0
         if publish:
-            marking = Marking(items=loaded.manual, marks=book.marks())
-            count = again.publish(out, book, changes, bench, marking, started_at=now())
+            logged = functools.partial(log_published, out, aside)
+            count = again.publish(out, book, changes, new, bench, marking, started_at=now(), published=logged)
             lines = baselines_of(bench.yardsticks, bench.split.sha256)
+            book.record_rules(loaded.rules)
             write_class(out, book.counting(loaded.rules), loaded, lines, marking)
-            say(f"published {count} new grades in {out}")
-        else:
-            say("nothing that counts was changed; --publish instead of --diff has these grades count")
-    say(f"wrote {out / again.REGRADE_CSV}")
-    raise typer.Exit(1 if any(change.after.score is None for change in changes) else 0)
+    if not json_lines:
+        unchanged = "nothing that counts was changed; --publish instead of --diff has these grades count"
+        say(f"published {count} new grades in {out}" if publish else unchanged)
+        say(f"wrote {out / again.REGRADE_CSV}")
+    raise typer.Exit(1 if any(change.after.counts is None for change in changes) else 0)
 
 
 def _changes(changes: Sequence[again.Change], lost: Sequence[Grade]) -> None:
     """Who gains and who loses, by what, and what it comes to for the class."""
     moved = [change for change in changes if change.items or change.points]
     table = Table("student", "before", "after", "change", "why", title="What would change")
-    for change in sorted(moved, key=lambda change: (change.points or 0.0, change.before.student_id)):
+    for change in sorted(moved, key=lambda change: (change.points or 0.0, change.student_id)):
         style = "red" if (change.points or 0.0) < 0 else "green"
         moves = [f"{item.name}: {_moved(item)} ({item.change:+.4g})" for item in change.items]
-        scores = (points(change.before.score), points(change.after.score))
+        scores = (points(change.before.counts), points(change.after.counts))
         points_moved = "unknown" if change.points is None else f"[{style}]{change.points:+.4g}[/]"
-        table.add_row(escape(change.before.student_id), *scores, points_moved, escape(one_line("; ".join(moves), 2000)))
+        table.add_row(escape(change.student_id), *scores, points_moved, escape(one_line("; ".join(moves), 2000)))
     if moved:
         console.print(table)
     known = [change for change in changes if change.points is not None]
@@ -202,8 +223,8 @@ def _changes(changes: Sequence[again.Change], lost: Sequence[Grade]) -> None:
         up, down = sum(one > 0 for one in found), sum(one < 0 for one in found)
         say(f"  {escape(name)}: {up} gain, {down} lose, {sum(found):+.4g} points in all")
     for change in changes:
-        if change.after.score is None:
-            say(f"{escape(change.before.student_id)} could not be graded: {escape(change.after.message)}", style="red")
+        if change.after.counts is None:
+            say(f"{escape(change.student_id)} could not be graded: {escape(change.after.grade.message)}", style="red")
     for grade in lost:
         why_not = f"the notebook {grade.submission_sha256[:12]} is not kept in the results folder"
         say(f"{escape(grade.student_id)} keeps the grade there is: {why_not}", style="yellow")
@@ -214,7 +235,7 @@ def _moved(item: again.Item) -> str:
 
 
 def _scores(change: again.Change) -> tuple[float, float]:
-    return change.before.score or 0.0, change.after.score or 0.0
+    return change.before.counts or 0.0, change.after.counts or 0.0
 
 
 def _submission(out: Path, grade: Grade) -> Submission:

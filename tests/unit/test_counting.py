@@ -46,9 +46,18 @@ def add(book: Gradebook, *grades: Grade) -> None:
         book.add(run, one)
 
 
+def seen(book: Gradebook, rules: Rules) -> list[Grade]:
+    """What counts by rules, the same before they are recorded, of which nothing is, and after."""
+    recorded, found = book.recorded_rules(), book.counting(rules)
+    assert book.recorded_rules() == recorded
+    book.record_rules(rules)
+    assert book.counting(rules) == found
+    return found
+
+
 def counted(book: Gradebook, **rules: Any) -> tuple[float | None, int, float]:
     """Score, days late and penalty of the one student's grade that counts."""
-    [one] = book.counting(Rules(**rules))
+    [one] = seen(book, Rules(**rules))
     return one.score, one.late_days, one.late_penalty
 
 
@@ -79,8 +88,9 @@ def test_what_an_earlier_grader_adds_meanwhile_is_as_late_as_it_is(
     """It knows no seconds, and has the gradebook open while a later one upgrades it."""
     monkeypatch.setattr("grader.gradebook.seconds_of", lambda moment: None)
     add(book, grade("a", 9.0, 25 * HOURS))
-    assert counted(book, **LATE) == (9.0, 2, 0.2)
+    book.record_rules(Rules(**LATE))
     monkeypatch.undo()
+    assert counted(book, **LATE) == (9.0, 2, 0.2)
     add(book, grade("a", 8.0, 25 * HOURS, key="a2"))
     assert counted(book, **LATE) == (8.0, 2, 0.2)
 
@@ -196,7 +206,7 @@ def test_any_history_under_any_rule(tmp_path: Path) -> None:
                 penalty_per_day=dice.choice([0.25, 0.5]),
                 max_days=dice.choice([None, 2]),
             )
-            found = {one.student_id: (one.key, one.late_days, one.late_penalty) for one in book.counting(rules)}
+            found = {one.student_id: (one.key, one.late_days, one.late_penalty) for one in seen(book, rules)}
             assert found == {student: expected(history, rules) for student, history in histories.items()}, rules
 
 
@@ -205,7 +215,7 @@ def test_what_counts_is_right_after_every_grade(tmp_path: Path) -> None:
     dice = random.Random(7)
     rules = Rules(most=3, counts="best", due=DUE.isoformat(), penalty_per_day=0.25, max_days=3)
     with Gradebook.open(tmp_path / "g.db") as book:
-        book.counting(rules)
+        book.record_rules(rules)
         histories: dict[str, list[Grade]] = {}
         for number in range(60):
             score = None if dice.random() < 0.3 else float(dice.randint(0, 4))
@@ -226,7 +236,7 @@ def test_what_counts_is_right_after_two_write_at_once(tmp_path: Path) -> None:
             add(mine, *(grade(f"{name}{score}", score) for score in scores))
 
     with Gradebook.open(path) as book:
-        book.counting(best)
+        book.record_rules(best)
         writers = [Thread(target=write, args=("a", [5.0, 9.0, 1.0])), Thread(target=write, args=("b", [2.0, 8.0, 3.0]))]
         for writer in writers:
             writer.start()
@@ -240,6 +250,7 @@ def test_everybody_sees_the_same_in_the_view(book: Gradebook) -> None:
     """What another program reads from `counting` is what the grader reads; the rules are recorded once."""
     add(book, grade("a", 8.0), grade("b", 2.0, HOURS))
     for rules in (Rules(), Rules(counts="best", **LATE), Rules(counts="best", **LATE)):
+        book.record_rules(rules)
         [one] = book.counting(rules)
         with closing(sqlite3.connect(book.place)) as raw:
             query = "SELECT key, late_days, late_penalty FROM counting JOIN grades ON grades.id = grade_id"
@@ -247,6 +258,22 @@ def test_everybody_sees_the_same_in_the_view(book: Gradebook) -> None:
     with closing(sqlite3.connect(book.place)) as raw:
         assert raw.execute("SELECT count(*) FROM rules").fetchone() == (2,)
         assert raw.execute("SELECT grades.score FROM best JOIN grades ON grades.id = grade_id").fetchall() == [(8.0,)]
+
+
+def test_every_attempt_that_may_count(book: Gradebook) -> None:
+    """The newest grade of each notebook within the limit if the best counts, as late as it is; else what counts."""
+    add(book, grade("a", 1.0), grade("b", None), grade("b", 2.0, HOURS), grade("c", 9.0), grade("a", 3.0, key="a2"))
+    add(book, grade("x", None, student_id="bob"))
+    best = book.may_count(Rules(counts="best", most=2, **LATE))
+    assert [(one.student_id, one.key, one.late_days) for one in best] == [
+        ("ada", "b", 1),
+        ("ada", "a2", 0),
+        ("bob", "x", 0),
+    ]
+    assert [one.key for one in book.may_count(Rules(most=2))] == ["a2", "x"]
+    add(book, grade("b", None))
+    withdrawn = book.may_count(Rules(counts="best"))
+    assert [(one.key, one.score) for one in withdrawn] == [("b", None), ("c", 9.0), ("a2", 3.0), ("x", None)]
 
 
 def test_a_grade_cannot_be_given_to_somebody_else(book: Gradebook) -> None:

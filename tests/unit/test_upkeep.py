@@ -181,7 +181,7 @@ def test_what_can_be_read_of_a_damaged_file_is_kept(path: Path, table: str) -> N
     grades = [whole(f"s{number:03d}", message="x" * 300) for number in range(60)]
     add(path, *grades)
     with Gradebook.open(path) as book:
-        book.counting(Rules(most=3))
+        book.record_rules(Rules(most=3))
     try:
         damage(path, table)
     except sqlite3.OperationalError:
