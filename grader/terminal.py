@@ -169,7 +169,7 @@ def summary(out: Path, assignment: Assignment, grades: list[Grade], to_mark: str
         say(to_mark)
 
 
-def list_waiting(out: Path, book: Gradebook, assignment: Assignment, folder: Path) -> None:
+def list_waiting(out: Path, book: Gradebook, assignment: Assignment, given: Path | None) -> None:
     """A line for each mark that is to be given or looked at again, then what to look for."""
     marking = Marking(items=assignment.manual, marks=book.marks())
     grades = {grade.student_id: grade for grade in book.counting(assignment.rules)}
@@ -183,15 +183,15 @@ def list_waiting(out: Path, book: Gradebook, assignment: Assignment, folder: Pat
         if waiting and entry.guide:
             say(f"\n{escape(f'{entry.id}: {entry.title}')}\n  {escape(one_line(entry.guide, 4000))}")
     if waiting:
-        say(f"\n{len(waiting)} to mark, each by: {mark_command(out, folder, 'STUDENT ITEM POINTS --comment TEXT')}")
+        say(f"\n{len(waiting)} to mark, each by: {mark_command(out, given, 'STUDENT ITEM POINTS --comment TEXT')}")
     else:
         say("nothing waits for a mark")
 
 
-def mark_command(out: Path, assignment: Path, arguments: str = "") -> str:
-    """What to type, as it was typed for this results folder."""
+def mark_command(out: Path, assignment: Path | None = None, arguments: str = "") -> str:
+    """What to type, with the assignment if it was typed: a results folder remembers its own."""
     words = ["grader mark", arguments, "-o", shlex.quote(str(out))]
-    if assignment != Path("reference"):
+    if assignment:
         words += ["--assignment", shlex.quote(str(assignment))]
     return escape(" ".join(filter(None, words)))
 

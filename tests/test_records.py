@@ -17,6 +17,7 @@ from grader import cli
 from grader.bench import Bench, set_up
 from grader.config import load_assignment
 from grader.gradebook import Gradebook
+from grader.origin import ORIGIN
 from grader.place import GRADEBOOK
 from grader.types import Grade, Status, Submission
 from tests.conftest import notebook_of
@@ -120,6 +121,49 @@ def test_a_student_who_is_not_there(course: Path, tier: str, run: Run) -> None:
     record(course, graded(course, tier))
     code, said = why(course, run, "eve")
     assert (code, "there is no student 'eve'" in said) == (2, True)
+
+
+# --- the assignment of a results folder ---
+
+
+def test_a_results_folder_remembers_its_assignment(course: Path, run: Run) -> None:
+    """A mark without --assignment keeps names, due date and penalty in grades.csv; another assignment is refused."""
+    hw, out = course / "assignment", course / "out"
+    changes = {"duedate": "2020-01-01T00:00:00+00:00", "late": {"penalty_per_day": 0.5}}
+    essay = {"id": "essay", "title": "The essay", "section": "Part 5", "points": 6}
+    folder_with(hw, corpus="time-machine", curves=False, manual=[essay], **changes)
+    (hw / "roster.csv").write_text("student_id,last_name\nada,Lovelace\n")
+    (course / "submitted" / "ada").mkdir(parents=True)
+    (course / "submitted" / "ada" / "homework.ipynb").write_bytes(notebook_of("def f(x): return 2 * x"))
+    grade = ("grade", str(course / "submitted"), "-o", str(out), "--profile", "smoke")
+    code, said = command(course, run, *grade)
+    assert (code, f"grader mark -o {out}\n" in said) == (0, True), said
+    assert "1 to mark, each by" in run("mark", "-o", str(out))[1]
+    assert run("mark", "ada", "essay", "4.5", "-o", str(out))[0] == 0
+    row = rows(course, "grades.csv")["ada"]
+    expected = ["hw", "Lovelace", "2020-01-01T00:00:00+00:00", "6.5", "6.5"]
+    found = [row[name] for name in ("assignment", "last_name", "duedate", "raw_score", "late_submission_penalty")]
+    assert found == expected
+
+    for arguments in (("leaderboard", str(out)), grade):
+        code, said = run(*arguments, "--assignment", "reference")
+        assert (code, "was graded by the assignment 'hw'" in said) == (2, True), said
+    hw.rename(course / "moved")
+    code, said = run("leaderboard", str(out))
+    assert (code, f"in {hw}, where it is no more: say by --assignment" in said) == (2, True), said
+    assert run("leaderboard", str(out), "--assignment", str(course / "moved"))[0] == 0
+    again = ("--assignment", str(course / "moved"), "--corpus-file", str(course / "text.txt"))
+    code, said = run(*grade, *again)
+    assert (code, "already graded" in said) == (0, True), said
+    assert run("leaderboard", str(out))[0] == 0
+
+
+@pytest.mark.parametrize("kept", ["", "[]", "5", '{"name": "hw"}', '{"name": 5, "folder": "x"}', "[" * 100_000])
+def test_what_a_results_folder_remembers_is_checked(course: Path, run: Run, kept: str) -> None:
+    """Whatever somebody wrote there."""
+    (course / "out" / ORIGIN).write_text(kept)
+    code, said = run("leaderboard", str(course / "out"))
+    assert (code, f"{course / 'out' / ORIGIN} is not what `grader grade` writes" in said) == (2, True)
 
 
 # --- grader db ---

@@ -29,6 +29,10 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 
 AssignmentOption = Annotated[Path, typer.Option("--assignment", help="The assignment folder.")]
+RememberedOption = Annotated[
+    Path | None,
+    typer.Option("--assignment", help="The assignment folder, if not the one that graded the results folder."),
+]
 ProfileOption = Annotated[str, typer.Option("--profile", help="The scale: a profile of assignment.yaml.")]
 CorpusOption = Annotated[
     Path | None, typer.Option("--corpus-file", help="A local copy of the corpus instead of the download.")
@@ -55,12 +59,16 @@ AllowCpuOption = Annotated[
 
 def load(folder: Path, profile: str) -> tuple[Assignment, Profile]:
     loaded = load_assignment(folder)
+    return loaded, profile_of(loaded, profile)
+
+
+def profile_of(assignment: Assignment, name: str) -> Profile:
     try:
-        return loaded, loaded.profile(profile)
+        return assignment.profile(name)
     except KeyError:
-        names = ", ".join(item.name for item in loaded.profiles)
+        names = ", ".join(item.name for item in assignment.profiles)
         raise UsageError(
-            f"there is no profile {profile!r} in {folder}/assignment.yaml: choose one of {names}."
+            f"there is no profile {name!r} in {assignment.folder}/assignment.yaml: choose one of {names}."
         ) from None
 
 

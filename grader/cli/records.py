@@ -18,24 +18,24 @@ from grader import upkeep
 from grader.bench import set_up
 from grader.cli.common import (
     AllowCpuOption,
-    AssignmentOption,
     CorpusOption,
+    RememberedOption,
     UnsandboxedOption,
     alone,
     app,
     is_busy,
-    load,
     now,
     open_gradebook,
+    profile_of,
     usable_device,
     usable_jobs,
     usable_tier,
 )
-from grader.config import load_assignment
 from grader.errors import SandboxUnavailable, UsageError
 from grader.identity import PARTS, changed
 from grader.leaderboard import baselines_of
 from grader.marks import Marking
+from grader.origin import assignment_of
 from grader.outputs import kept_params, submission_of, write_class, write_text
 from grader.place import place_of, shown, untested
 from grader.render import one_line, points
@@ -53,7 +53,7 @@ OutOption = Annotated[Path, typer.Option("-o", "--output", help="The results fol
 def why(
     student: Annotated[str, typer.Argument(help="As in the gradebook.")],
     out: OutOption,
-    assignment: AssignmentOption = Path("reference"),
+    assignment: RememberedOption = None,
     profile: Annotated[str, typer.Option("--profile", help="The scale now; that of the grade if not given.")] = "",
     sandbox: Annotated[str, typer.Option(help="As for `grade`; this machine's if not given.")] = "",
     corpus_file: CorpusOption = None,
@@ -65,7 +65,8 @@ def why(
         raise UsageError(f"there is no student {student!r} in {shown(book.place)}: give an id as in grades.csv.")
     real = [grade for grade in history if grade.status is not Status.NEEDS_REGRADE]
     latest, before = (real or history)[-1], (real or history)[-2:-1]
-    loaded, scale = load(assignment, profile or latest.profile)
+    loaded = assignment_of(out, assignment)
+    scale = profile_of(loaded, profile or latest.profile)
     try:
         tier = sandbox or pick_tier()
     except SandboxUnavailable:
@@ -134,7 +135,7 @@ def regrade(
         bool, typer.Option("--diff", help="Only say what would change; so it is without --publish.")
     ] = False,
     publish: Annotated[bool, typer.Option("--publish", help="Have the new grades count, and write all files.")] = False,
-    assignment: AssignmentOption = Path("reference"),
+    assignment: RememberedOption = None,
     profile: Annotated[str, typer.Option("--profile", help="The scale; that of the grades if not given.")] = "",
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Worker processes.")] = os.cpu_count() or 1,
     corpus_file: CorpusOption = None,
@@ -148,11 +149,12 @@ def regrade(
     if diff and publish:
         raise UsageError("--diff only says what would change, and --publish has it count: choose one of them.")
     with open_gradebook(out) as book, alone(out):
-        counting = book.counting(load_assignment(assignment).rules)
+        loaded = assignment_of(out, assignment)
+        counting = book.counting(loaded.rules)
         if not counting:
             raise UsageError(f"there is no grade in {shown(book.place)}: grade first.")
         usual = Counter(grade.profile for grade in counting).most_common(1)[0][0]
-        loaded, scale = load(assignment, profile or usual)
+        scale = profile_of(loaded, profile or usual)
         tier = usable_tier(allow_unsandboxed)
         device = usable_device(scale, tier, allow_cpu)
         jobs = usable_jobs(jobs, device, scale)
