@@ -189,6 +189,45 @@ def test_db_check_and_backup(course: Path, tier: str, run: Run) -> None:
     assert run("db", "check", str(course / "nowhere"))[0] == 2
 
 
+def test_a_repair_that_lost_grades_does_not_end_well(course: Path, tier: str, run: Run) -> None:
+    """Exit 1, with how many of how many are left, and of whom there is a page and no grade any more."""
+    out = course / "out"
+    record(course, *(graded(course, tier, student_id=f"s{number:02d}", message="x" * 3000) for number in range(9)))
+    for number in range(9):
+        for name in ("feedback", "results"):
+            (out / name).mkdir(exist_ok=True)
+        (out / "feedback" / f"s{number:02d}.html").write_text("x")
+        (out / "results" / f"s{number:02d}.json").write_text("x")
+    for name in ("grades.csv", "leaderboard.csv", "leaderboard.html", f".submissions/{'ab' * 32}.ipynb"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("x")
+    with closing(sqlite3.connect(out / GRADEBOOK)) as raw:
+        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        [page] = raw.execute("SELECT rootpage FROM sqlite_master WHERE name = 'grades'").fetchone()
+    with (out / GRADEBOOK).open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xa5" * 4096)
+    code, said = run("db", "check", str(out), "--repair")
+    assert (code, "is well" in said) == (1, False), said
+    assert "0 of at least 9 grades and 0 of at least 0 manual marks could be saved" in said
+    assert "no grades any more of s00, s01, s02" in said
+
+
+@pytest.mark.parametrize(
+    "arguments", [("leaderboard",), ("db", "check"), ("regrade",), ("mark", "-o"), ("curve", "-o")]
+)
+def test_an_empty_gradebook_is_one_thing_to_every_command(course: Path, run: Run, arguments: tuple[str, ...]) -> None:
+    """It may have held grades: exit 2, what to do, and nothing is made in it."""
+    (course / "out" / GRADEBOOK).touch()
+    more = [] if arguments[0] == "db" else ["--assignment", str(course / "assignment")]
+    if arguments[0] == "curve":
+        folder_with(course / "assignment", corpus="time-machine")
+        more += ["--profile", "smoke", "--corpus-file", str(course / "text.txt")]
+    code, said = run(*arguments, str(course / "out"), *more)
+    assert (code, "is empty (0 bytes): put a backup in its place" in said) == (2, True), said
+    assert (course / "out" / GRADEBOOK).stat().st_size == 0
+
+
 # --- grader regrade ---
 
 

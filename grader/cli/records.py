@@ -93,13 +93,15 @@ def db_check(
     mend: Annotated[bool, typer.Option("--repair", help="Mend what can be mended; a damaged file is kept.")] = False,
 ) -> None:
     """Read the whole gradebook and say what is wrong: exit 1 if something is, 3 if it cannot be read at all."""
-    place = place_of(out)
+    place, lost = place_of(out), []
     if isinstance(place, Path):
         if mend and place.exists():
             with alone(out):
-                for sentence in upkeep.repair(place):
-                    say(escape(sentence))
-        problems = upkeep.check(place, out, busy=place.exists() and is_busy(out))
+                mended = upkeep.repair(place)
+            for sentence in mended.done:
+                say(escape(sentence))
+            lost = [upkeep.Problem(what=mended.lost)] if mended.lost else []
+        problems = lost + upkeep.check(place, out, busy=place.exists() and is_busy(out))
     else:
         if warning := untested(place):
             say(escape(warning), style="bold red")
@@ -115,7 +117,9 @@ def db_check(
 @db.command("backup")
 def db_backup(
     out: Annotated[Path, typer.Argument(help="The results folder of `grader grade`.")],
-    copy: Annotated[Path, typer.Argument(metavar="FILE", help="Where the copy goes; an older one is replaced.")],
+    copy: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Where the copy goes; an earlier copy is replaced, no other file.")
+    ],
 ) -> None:
     """Copy the gradebook, also while a batch writes to it; the copy is tried before it gets its name."""
     place = place_of(out)
