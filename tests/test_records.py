@@ -15,15 +15,19 @@ import pytest
 
 from grader import cli
 from grader.bench import Bench, set_up
+from grader.cli import common
 from grader.config import load_assignment
 from grader.gradebook import Gradebook
+from grader.identity import PARTS
 from grader.origin import ORIGIN
 from grader.place import GRADEBOOK
+from grader.terminal import console
 from grader.types import Grade, Status, Submission
 from tests.conftest import notebook_of
 from tests.small import CHECK, folder_with
 from tests.unit.records import a_grade
 
+ROOT = Path(__file__).parents[1]
 Run = Callable[..., tuple[int, str]]
 
 
@@ -109,6 +113,38 @@ def test_the_grade_before_is_shown(course: Path, tier: str, run: Run) -> None:
     assert "0.0.9 differs" in said
 
 
+def test_names_are_whole_and_only_hashes_are_shortened(course: Path, tier: str, run: Run) -> None:
+    """Two versions of MXNet on one Python are told apart, and it is said that the latest grade is looked at."""
+    latest = graded(course, tier)
+    parts = latest.key_parts | {"runtime": "Python 3.11.2, mxnet==1.8.0"}
+    record(course, replace(latest, key_parts=parts))
+    said = why(course, run)[1]
+    assert "mxnet==1.8.0" in said
+    assert parts["settings"][:12] in said
+    assert parts["settings"][:13] not in said
+    assert f"Of what was handed in {latest.submitted_at}" in said
+
+
+def test_a_narrow_terminal_loses_words_and_no_value(
+    course: Path, tier: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 50 columns every part and every short hash can still be read."""
+    monkeypatch.setattr(console, "width", 50)
+    latest = graded(course, tier)
+    record(course, latest)
+    said = why(course, run)[1]
+    for name in PARTS:
+        assert f" {name} " in said
+    assert said.count(latest.key_parts["settings"][:12]) == 2
+
+
+def test_a_sandbox_that_there_is_not(course: Path, tier: str, run: Run) -> None:
+    """As `grade` says it."""
+    record(course, graded(course, tier))
+    code, said = run("why", "ada", "-o", str(course / "out"), "--sandbox", "zzz")
+    assert (code, "--sandbox is 'zzz'; expected one of bubblewrap" in said) == (2, True)
+
+
 def test_a_grade_of_an_earlier_grader(course: Path, tier: str, run: Run) -> None:
     """What decided it was not recorded: that is said, and it would be graded again."""
     record(course, graded(course, tier, key_parts={}))
@@ -138,6 +174,7 @@ def test_a_results_folder_remembers_its_assignment(course: Path, run: Run) -> No
     grade = ("grade", str(course / "submitted"), "-o", str(out), "--profile", "smoke")
     code, said = command(course, run, *grade)
     assert (code, f"grader mark -o {out}\n" in said) == (0, True), said
+    assert "pseudonym" not in said  # nobody's model is scored: there is no board
     assert "1 to mark, each by" in run("mark", "-o", str(out))[1]
     assert run("mark", "ada", "essay", "4.5", "-o", str(out))[0] == 0
     row = rows(course, "grades.csv")["ada"]
@@ -295,3 +332,20 @@ def test_a_regrade_needs_to_know_what_is_meant(course: Path, tier: str, run: Run
     code, said = command(course, run, "regrade", str(course / "out"), "--diff", "--publish")
     assert (code, "choose one of them" in said) == (2, True)
     assert command(course, run, "regrade", str(course / "nowhere"))[0] == 2
+
+
+# --- the machine ---
+
+
+def test_fewer_workers_than_asked_for_are_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two slots on GPUs run two notebooks at a time, whatever `--jobs` says; on a CPU all of them run."""
+    monkeypatch.setattr(common, "usable_gpus", lambda: ("the only one",))
+    profile = load_assignment(ROOT / "reference").profile("gpu")
+    two = replace(profile, runtime=replace(profile.runtime, slots_per_gpu=2))
+    assert common.usable_jobs(2, "gpu", two) == 2
+    assert common.usable_jobs(8, "cpu", two) == 8
+    assert not caplog.messages
+    assert common.usable_jobs(8, "gpu", two) == 2
+    assert caplog.messages == ["2 at a time instead of 8: so many notebooks fit on the GPUs (docs/gpu.md)."]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import getpass
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
@@ -24,6 +25,8 @@ from grader.sandbox.selftest import require_device
 from grader.sandbox.tiers import pick_tier
 from grader.terminal import say
 from grader.types import Assignment, Profile
+
+log = logging.getLogger(__name__)
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -104,7 +107,12 @@ def usable_device(profile: Profile, tier: str, allow_cpu: bool) -> str:
 
 def usable_jobs(jobs: int, device: str, profile: Profile) -> int:
     """No more workers than there are GPU slots: one that waited for a GPU would use up its submission's time."""
-    return jobs if device == "cpu" else min(jobs, len(usable_gpus()) * profile.runtime.slots_per_gpu)
+    if device == "cpu":
+        return jobs
+    slots = len(usable_gpus()) * profile.runtime.slots_per_gpu
+    if slots < jobs:
+        log.warning("%d at a time instead of %d: so many notebooks fit on the GPUs (docs/gpu.md).", slots, jobs)
+    return min(jobs, slots)
 
 
 def make_folder(out: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -39,8 +40,8 @@ from grader.origin import assignment_of
 from grader.outputs import kept_params, submission_of, write_class, write_text
 from grader.place import place_of, shown, untested
 from grader.render import one_line, points
-from grader.sandbox.tiers import NONE, pick_tier
-from grader.terminal import console, say
+from grader.sandbox.tiers import NONE, WHAT, pick_tier
+from grader.terminal import NARROW, console, say
 from grader.types import Grade, Status, Submission
 
 db = typer.Typer(no_args_is_help=True, help="Check, repair and back up the gradebook of a results folder.")
@@ -59,6 +60,8 @@ def why(
     corpus_file: CorpusOption = None,
 ) -> None:
     """Show what decided a student's latest grade, and what of it is another now: exit 1 if grading would run again."""
+    if sandbox and sandbox not in WHAT:
+        raise UsageError(f"--sandbox is {sandbox!r}; expected one of {', '.join(WHAT)}.")
     with open_gradebook(out) as book:
         history = book.history(student)
     if not history:
@@ -232,15 +235,25 @@ def _submission(out: Path, grade: Grade) -> Submission:
 
 def _parts_table(latest: Grade, before: Grade | None, now: dict[str, str]) -> None:
     """What decided the latest grade, beside what would decide it now and what decided the one before."""
-    table = Table("part", "what it is", f"graded {latest.graded_at}", "now", title=f"Why {escape(latest.student_id)}")
+    of_what = f"Of what was handed in {latest.submitted_at}; whether there is a newer one, `grader grade` looks."
+    table = Table(title=f"Why {escape(latest.student_id)}", caption=escape(of_what))
+    is_wide = console.width >= NARROW
+    table.add_column("part", no_wrap=True)
+    for heading in (*(["what it is"] if is_wide else []), f"graded {latest.graded_at}", "now"):
+        table.add_column(heading, overflow="fold")
     recorded = [latest.key_parts, now]
     if before:
-        table.add_column(f"before, {before.graded_at}")
+        table.add_column(f"before, {before.graded_at}", overflow="fold")
         recorded.append(before.key_parts)
     for name in PARTS:
-        cells = [escape(parts.get(name, "not recorded")[:12]) for parts in recorded]
+        cells = [escape(_short(parts.get(name, "not recorded"))) for parts in recorded]
         for column, parts in enumerate(recorded[1:], start=1):
             if parts.get(name) != latest.key_parts.get(name):
                 cells[column] = f"[yellow]{cells[column]} differs[/]"
-        table.add_row(name, PARTS[name], *cells)
+        table.add_row(name, *([PARTS[name]] if is_wide else []), *cells)
     console.print(table)
+
+
+def _short(part: str) -> str:
+    """The beginning of a hash; all of what is a name or a version."""
+    return part[:12] if re.fullmatch("[0-9a-f]{40,}", part) else part
