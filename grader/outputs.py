@@ -132,6 +132,11 @@ def missing_files(out: Path, latest: Iterable[tuple[str, str, Status]]) -> list[
     return [(path, how) for path, how in found if not path.exists()]
 
 
+def students_shown(out: Path) -> set[str]:
+    """Whoever has a page or a results.json here."""
+    return {path.stem for pattern in ("feedback/*.html", "results/*.json") for path in out.glob(pattern)}
+
+
 def work_of(out: Path, grade: Grade) -> Path:
     """Where a person reads the work: the feedback page if it shows the notebook as it ran, else what was handed in."""
     return _page(out, grade) if executed(out, grade) else kept_submission(out, grade.submission_sha256)

@@ -26,6 +26,7 @@ from grader.types import Grade
 
 STATUS, LOGS, LOCK = "status.json", "logs", ".lock"
 WRITE_EVERY_S = 1.0
+MOST = 1e12  # of what can be a time in seconds, or a count
 
 log = logging.getLogger(__name__)
 
@@ -190,24 +191,29 @@ def standing_of(out: Path) -> tuple[Standing, bool]:
     try:
         standing = Standing(**json.loads(path.read_text(encoding="utf-8")))
         _require_sound(standing)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         raise UsageError(f"{out} holds no batch: name the folder that `grader grade -o` writes to.") from None
     return standing, _is_held(out / LOCK)
 
 
 def _require_sound(standing: Standing) -> None:
     """Raises TypeError for a file that somebody else wrote."""
-    plain = {"by_status": dict, "faults": dict, "running": dict, "held": dict, "is_over": bool}
-    for one in dataclasses.fields(standing):
-        if not isinstance(getattr(standing, one.name), plain.get(one.name, (int, float))):
-            raise TypeError(one.name)
-    counts = [
-        *standing.by_status.values(),
-        *standing.faults.values(),
-        *(since for _, since in standing.running.values()),
-    ]
-    if not all(isinstance(count, int | float) for count in counts):
+    plain: dict[str, type] = {"by_status": dict, "faults": dict, "running": dict, "held": dict, "is_over": bool}
+    values = {one.name: getattr(standing, one.name) for one in dataclasses.fields(standing)}
+    times = {"started_at", "written_at", "wall_time_s"}
+    mistyped = [name for name, kind in plain.items() if type(values[name]) is not kind]
+    if mistyped:
+        raise TypeError(mistyped[0])
+    workers = [*standing.held.values(), *(worker for worker, _ in standing.running.values())]
+    counts = [*standing.by_status.values(), *standing.faults.values()]
+    counts += [values[name] for name in values if name not in {*plain, *times}]
+    moments = [*(values[name] for name in times), *(since for _, since in standing.running.values())]
+    if not all(isinstance(worker, str) for worker in workers):
+        raise TypeError("a worker")
+    if not all(type(count) is int and abs(count) < MOST for count in counts):
         raise TypeError("a count")
+    if not all(type(moment) in (int, float) and abs(moment) < MOST for moment in moments):  # NaN is not, either
+        raise TypeError("a time")
 
 
 def _is_held(lock: Path) -> bool:

@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,22 @@ from grader.tables import RECKON
 
 TABLES = ("runs", "submissions", "grades", "check_results", "perplexity_scores", "flags", "marks", "rules")
 PARTS = ("check_results", "perplexity_scores", "flags")
+GRADE_IDS = ("SELECT max(id) FROM grades", *(f"SELECT max(grade_id) FROM {table}" for table in (*PARTS, "standings")))
+MARK_IDS = ("SELECT max(id) FROM marks",)
 FURTHEST = 100_000  # rows in a gap that are tried one by one
 
 Row = tuple[Any, ...]
 
 
-def salvage(path: Path) -> list[str]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Salvaged:
+    """What was done, and what of the gradebook is gone; that is empty if all of it was saved."""
+
+    done: list[str]
+    lost: str = ""
+
+
+def salvage(path: Path) -> Salvaged:
     """Put a gradebook with all that can be read in the place of a damaged one, which is kept beside it.
 
     A grade of which a part was lost is left out, and is graded again by the same `grader grade`.
@@ -35,7 +46,7 @@ def salvage(path: Path) -> list[str]:
     _discard(fresh)
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30)) as damaged:
-            said = _copy(damaged, fresh)
+            said, lost = _copy(damaged, fresh)
         kept = path.with_name(f"{path.stem}.damaged-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}{path.suffix}")
         os.link(path, kept)  # until it is replaced, the gradebook has both names: at no moment is there none
         wal = path.with_name(f"{path.name}-wal")
@@ -46,7 +57,7 @@ def salvage(path: Path) -> list[str]:
         fresh.replace(path)
     finally:
         _discard(fresh)
-    return [*said, f"The damaged file is kept as {kept}."]
+    return Salvaged(done=[*said, f"The damaged file is kept as {kept}."], lost=lost)
 
 
 def adding_up(execute: Callable[[str], Iterable[Any]], *, wrong: bool) -> list[tuple[int, str]]:
@@ -70,8 +81,8 @@ def adding_up(execute: Callable[[str], Iterable[Any]], *, wrong: bool) -> list[t
     return [(grade_id, student) for grade_id, student, well in execute(query) if bool(well) != wrong]
 
 
-def _copy(damaged: sqlite3.Connection, fresh: Path) -> list[str]:
-    """Fill a new gradebook; sentences on what was lost."""
+def _copy(damaged: sqlite3.Connection, fresh: Path) -> tuple[list[str], str]:
+    """Fill a new gradebook; sentences on what was done, and one on what was lost, empty if nothing was."""
     engine = make_engine(fresh, 1.0)
     revision = damaged.execute("SELECT version_num FROM alembic_version").fetchone()[0]
     upgrade(engine, fresh, revision)
@@ -106,9 +117,31 @@ def _copy(damaged: sqlite3.Connection, fresh: Path) -> list[str]:
         for _, sql in triggers:
             target.execute(sql)
         target.execute("COMMIT")
-        grades = target.execute("SELECT count(*) FROM grades").fetchone()[0]
+        saved = [target.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("grades", "marks")]
     engine.dispose()
-    return [f"{grades} whole grades were copied into a new gradebook.", *said]
+    return _balance(saved, [_rows_before(damaged, GRADE_IDS), _rows_before(damaged, MARK_IDS)], said)
+
+
+def _balance(saved: list[int], before: list[int], said: list[str]) -> tuple[list[str], str]:
+    """How many of how many grades and marks are there still; `before` is what there were at least."""
+    grades, marks = map(max, saved, before)
+    if not said and saved == [grades, marks]:
+        return [f"All {grades} grades and {marks} manual marks were copied into a new gradebook."], ""
+    return said, (
+        f"{saved[0]} of at least {grades} grades and {saved[1]} of at least {marks} manual marks could be saved: put a "
+        "backup in the gradebook's place, or run the `grader grade` command of this folder again and enter the marks "
+        "that are gone."
+    )
+
+
+def _rows_before(damaged: sqlite3.Connection, queries: Iterable[str]) -> int:
+    """The largest id that can still be read: none is ever deleted, so that it is how many there were."""
+    most = 0
+    for query in queries:
+        with suppress(sqlite3.DatabaseError):
+            found = damaged.execute(query).fetchone()[0]
+            most = max(most, found if isinstance(found, int) else 0)
+    return most
 
 
 def _readable(damaged: sqlite3.Connection, table: str, columns: str) -> tuple[list[Row], bool]:

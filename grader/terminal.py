@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import statistics
 import sys
@@ -37,15 +36,7 @@ from grader.selftest import Alarms, Trial, run_matrix, run_seeds
 from grader.types import Assignment, CheckResult, Grade, Outcome
 from grader.variants import Variant
 
-
-class Terminal(Console):
-    """A console whose reader may go away: grading goes on without one."""
-
-    def on_broken_pipe(self) -> None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-console = Terminal(highlight=False, width=None if sys.stdout.isatty() else 120)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def say(text: str, style: str | None = None) -> None:
@@ -103,6 +94,7 @@ def _graded_line(event: Event, standing: Standing, marking: Marking, *, eta: boo
     return f"{count}  {escape(grade.student_id):<28} {grade.status.value:<18} {score:>10}  {how}"
 
 
+NARROW = 80  # columns: below, a terminal has no room for what stands beside each other elsewhere
 MOST_SHOWN = 16  # of those that run
 
 
@@ -123,8 +115,13 @@ def standing_table(standing: Standing, now: float) -> Group:
         table.add_row(escape(student_id), escape(worker), _duration(now - since))
     if len(oldest) > MOST_SHOWN:
         table.add_row(f"and {len(oldest) - MOST_SHOWN} more", "", "")
+    done = ProgressBar(total=max(1, standing.total), completed=standing.done, width=min(30, console.width))
     head = Table.grid(padding=(0, 2))
-    head.add_row(ProgressBar(total=max(1, standing.total), completed=standing.done, width=30), "  ".join(counts))
+    if console.width < NARROW:
+        head.add_row(done)
+        head.add_row("  ".join(counts))
+    else:
+        head.add_row(done, "  ".join(counts))
     faults = [f"[yellow]{count} x tried again: {escape(what)}[/]" for what, count in standing.faults.items()]
     return Group(head, *([table] if oldest else []), *faults)
 
@@ -139,6 +136,8 @@ def _duration(seconds: float) -> str:
 def print_standing(out: Path) -> None:
     """How the batch of a results folder stands, from another terminal. Raises UsageError if there is none."""
     standing, is_going_on = standing_of(out)
+    if not is_going_on:
+        standing.running.clear()  # what a second Ctrl-C, or a kill, has ended
     console.print(standing_table(standing, time.time() if is_going_on else standing.written_at))
     if is_going_on:
         say(f"It is going on, as process {standing.pid}.")
@@ -157,7 +156,8 @@ def print_boards(out: Path, grades: list[Grade], assignment: Assignment, *, name
 
 def summary(out: Path, assignment: Assignment, grades: list[Grade], to_mark: str) -> None:
     """The leaderboard, the files to open, and what is left to do."""
-    print_boards(out, grades, assignment)
+    if any(profile.curves for profile in assignment.profiles) or any(grade.perplexities for grade in grades):
+        print_boards(out, grades, assignment)  # else no model is scored, and every row would be empty
     say("\nOpen these:")
     for name, what in (
         ("leaderboard.html", "the leaderboard with its intervals"),
@@ -171,7 +171,7 @@ def summary(out: Path, assignment: Assignment, grades: list[Grade], to_mark: str
         say(to_mark)
 
 
-def list_waiting(out: Path, book: Gradebook, assignment: Assignment, folder: Path) -> None:
+def list_waiting(out: Path, book: Gradebook, assignment: Assignment, given: Path | None) -> None:
     """A line for each mark that is to be given or looked at again, then what to look for."""
     marking = Marking(items=assignment.manual, marks=book.marks())
     grades = {grade.student_id: grade for grade in book.counting(assignment.rules)}
@@ -185,15 +185,15 @@ def list_waiting(out: Path, book: Gradebook, assignment: Assignment, folder: Pat
         if waiting and entry.guide:
             say(f"\n{escape(f'{entry.id}: {entry.title}')}\n  {escape(one_line(entry.guide, 4000))}")
     if waiting:
-        say(f"\n{len(waiting)} to mark, each by: {mark_command(out, folder, 'STUDENT ITEM POINTS --comment TEXT')}")
+        say(f"\n{len(waiting)} to mark, each by: {mark_command(out, given, 'STUDENT ITEM POINTS --comment TEXT')}")
     else:
         say("nothing waits for a mark")
 
 
-def mark_command(out: Path, assignment: Path, arguments: str = "") -> str:
-    """What to type, as it was typed for this results folder."""
+def mark_command(out: Path, assignment: Path | None = None, arguments: str = "") -> str:
+    """What to type, with the assignment if it was typed: a results folder remembers its own."""
     words = ["grader mark", arguments, "-o", shlex.quote(str(out))]
-    if assignment != Path("reference"):
+    if assignment:
         words += ["--assignment", shlex.quote(str(assignment))]
     return escape(" ".join(filter(None, words)))
 

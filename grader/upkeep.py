@@ -19,13 +19,22 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from grader.database import expected_schema, make_engine, migrations, reading, refuse_newer, schema_of, writing
+from grader.database import (
+    expected_schema,
+    make_engine,
+    migrations,
+    reading,
+    refuse_empty,
+    refuse_newer,
+    schema_of,
+    writing,
+)
 from grader.errors import InfrastructureError, UsageError
 from grader.faults import plain_faults
 from grader.migrations import mysql, postgresql
-from grader.outputs import missing_files
+from grader.outputs import missing_files, students_shown
 from grader.place import shown
-from grader.salvage import adding_up, salvage
+from grader.salvage import Salvaged, adding_up, salvage
 from grader.tables import METADATA, MYSQL, RECKON
 from grader.types import Status
 
@@ -69,6 +78,7 @@ def check(path: Path, out: Path | None = None, *, busy: bool = False) -> list[Pr
     """
     if not path.exists():
         raise UsageError(f"There is no gradebook at {path}: name the results folder of `grader grade`.")
+    refuse_empty(path)
     wal, found = _wal(path), []
     if not busy and wal:
         left = f"{wal} was left behind by a process that was killed; nothing is lost."
@@ -113,8 +123,8 @@ def check_server(url: sa.URL, out: Path) -> list[Problem]:
     return found
 
 
-def repair(path: Path) -> list[str]:
-    """Mend what `check` finds and can be mended; sentences that say what was done, and what was lost.
+def repair(path: Path) -> Salvaged:
+    """Mend what `check` finds and can be mended; say what was done, and what was lost.
 
     Raises:
         InfrastructureError: the disk refuses, or nothing of the file can be read; it stays as it was.
@@ -138,7 +148,7 @@ def repair(path: Path) -> list[str]:
         connection.execute("COMMIT")
         if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0 and wal:
             done.append("What a killed process had left beside the gradebook was moved into it.")
-    return done
+    return Salvaged(done=done)
 
 
 def repair_server(url: sa.URL) -> list[str]:
@@ -162,15 +172,18 @@ def back_up(path: Path, copy: Path) -> None:
     It appears under its name when it is whole; an earlier copy of that name stays until then.
 
     Raises:
-        UsageError: there is no gradebook, or the copy would take its place.
+        UsageError: there is no gradebook, or the copy would take its place, or that of what is no gradebook.
         InfrastructureError: the gradebook is damaged, or the disk refuses.
     """
     if not path.exists():
         raise UsageError(f"There is no gradebook at {path}: name the results folder of `grader grade`.")
+    refuse_empty(path)
     if copy.exists() and copy.samefile(path):
         raise UsageError(f"{copy} is the gradebook itself: name another file for its copy.")
     if not copy.parent.is_dir():
         raise UsageError(f"{copy.parent} is no folder: make it, or name another file for the copy.")
+    if copy.exists() and not _is_gradebook(copy):
+        raise UsageError(f"{copy} is there and is no gradebook, and was left as it is: name another file for the copy.")
     beside = copy.with_name(f".{copy.name}.{os.getpid()}.tmp")
     try:
         with plain_faults(path), _reading(path) as source:
@@ -219,6 +232,16 @@ def _revision(connection: sqlite3.Connection, path: Path) -> str:
         raise UsageError(f"{path} is a database of another program, not a gradebook: name another file.")
     refuse_newer(path, str(row[0]))
     return str(row[0])
+
+
+def _is_gradebook(path: Path) -> bool:
+    """Whether a file is a gradebook that this grader knows."""
+    try:
+        with _reading(path) as connection:
+            _revision(connection, path)
+    except (sqlite3.Error, UsageError):
+        return False
+    return True
 
 
 def _damage(connection: sqlite3.Connection) -> list[Problem]:
@@ -331,12 +354,18 @@ def _stale(execute: Query) -> Iterator[Problem]:
 
 
 def _files(execute: Query, out: Path) -> Iterator[Problem]:
-    """Files of the results folder that the latest grades have and that are not there."""
-    rows = execute(
+    """Files of the results folder that the latest grades have and that are not there, and students without a grade."""
+    query = (
         "SELECT submissions.student_id, sha256, status FROM grades JOIN submissions ON submissions.id = submission_id"
         " WHERE grades.id IN (SELECT max(grades.id) FROM grades JOIN submissions ON submissions.id = submission_id"
         " GROUP BY submissions.student_id) ORDER BY 1"
     )
+    rows = list(execute(query))
+    if gone := sorted(students_shown(out) - {student for student, *_ in rows}):
+        yield Problem(
+            what=f"There are pages in {out} and no grades any more of {', '.join(gone)}: put a backup in the "
+            "gradebook's place, or run the `grader grade` command of this folder again."
+        )
     latest = [(student, sha256, Status(status)) for student, sha256, status in rows if status in set(Status)]
     for file, how in missing_files(out, latest):
         yield Problem(what=f"{file} is missing: {how}")

@@ -7,6 +7,7 @@ import functools
 import math
 import os
 import random
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -272,6 +273,17 @@ def test_whatever_is_killed_the_grades_are_the_same(tmp_path: Path) -> None:
         assert len(book.latest()) == 6
 
 
+@pytest.mark.parametrize("place", ["> /dev/full", "1>&-", "> /dev/full 2>&1"])
+def test_a_batch_goes_on_when_nobody_can_read_it(tmp_path: Path, place: str) -> None:
+    """On a full disk, and without a standard output: everybody is graded, and a full disk is said once."""
+    course = course_in(tmp_path, {"ada": "def f(x): return 2 * x", "bob": "def f(x): return x"})
+    line = f"{shlex.join(grade_command(course, 'out', '--jobs', '1'))} {place}"
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert done.stderr.count("No space left on device") == (place == "> /dev/full")
+    assert scores(course, "out") == {"ada": "2.0", "bob": "0.0"}
+
+
 def test_ctrl_c_finishes_what_runs_and_can_be_resumed(course: Path) -> None:
     """Exit code 130; what was in hand is recorded, the rest is graded by the same command."""
     process = subprocess.Popen(
@@ -305,6 +317,9 @@ def test_a_second_ctrl_c_stops_at_once_and_blames_nobody(course: Path) -> None:
     assert "Traceback" not in complaint
     assert "tried again" not in said
     assert [path.stem for path in (course / "out" / "logs").iterdir()] == ["right"]
+    command = [sys.executable, "-m", "grader.cli", "status", str(course / "out")]
+    stands = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    assert "1/3 done  0 running  2 queued" in stands
     assert subprocess.run(grade_command(course, "out"), cwd=ROOT, capture_output=True).returncode == 0
     assert scores(course, "out") == {"right": "2.0", "slow": "2.0", "wrong": "0.0"}
 

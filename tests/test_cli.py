@@ -79,6 +79,25 @@ def test_every_command_explains_itself(command: str) -> None:
     assert "Usage" in done.stdout
 
 
+@pytest.mark.parametrize("command", ["", "worker", "doctor"])
+@pytest.mark.parametrize("place", ["| true", "> /dev/full", "1>&-", "<&- 1>&- 2>&-"])
+def test_help_that_nobody_reads_is_no_failure(command: str, place: str) -> None:
+    """A pipe that closes, a full disk, no standard output at all: exit 0, and never a traceback."""
+    line = f"set -o pipefail; {sys.executable} -m grader.cli {command} --help {place}"
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert ("could not be written (No space left on device)" in done.stderr) == (place == "> /dev/full")
+
+
+@pytest.mark.parametrize("command", [[], ["db"]])
+def test_a_command_without_its_words_is_answered_by_its_help(command: list[str]) -> None:
+    """Exit 2, and nothing is glued to the last line."""
+    done = run_grader(*command)
+    assert done.returncode == 2
+    assert "Usage" in done.stdout + done.stderr
+    assert "lists commands and options" not in done.stderr
+
+
 def test_the_released_folder_is_what_the_master_makes() -> None:
     """assignment/ in the repository is up to date."""
     done = run_grader("release", "--check")

@@ -17,14 +17,19 @@ import yaml
 
 from grader import cli
 from grader.bench import Bench, set_up
+from grader.cli import common
 from grader.config import load_assignment
 from grader.gradebook import Gradebook
+from grader.identity import PARTS
+from grader.origin import ORIGIN
 from grader.place import GRADEBOOK
+from grader.terminal import console
 from grader.types import Grade, Rules, Status, Submission
 from tests.conftest import notebook_of
 from tests.small import CHECK, folder_with
 from tests.unit.records import a_grade
 
+ROOT = Path(__file__).parents[1]
 Run = Callable[..., tuple[int, str]]
 
 
@@ -110,6 +115,38 @@ def test_the_grade_before_is_shown(course: Path, tier: str, run: Run) -> None:
     assert "0.0.9 differs" in said
 
 
+def test_names_are_whole_and_only_hashes_are_shortened(course: Path, tier: str, run: Run) -> None:
+    """Two versions of MXNet on one Python are told apart, and it is said that the latest grade is looked at."""
+    latest = graded(course, tier)
+    parts = latest.key_parts | {"runtime": "Python 3.11.2, mxnet==1.8.0"}
+    record(course, replace(latest, key_parts=parts))
+    said = why(course, run)[1]
+    assert "mxnet==1.8.0" in said
+    assert parts["settings"][:12] in said
+    assert parts["settings"][:13] not in said
+    assert f"Of what was handed in {latest.submitted_at}" in said
+
+
+def test_a_narrow_terminal_loses_words_and_no_value(
+    course: Path, tier: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 50 columns every part and every short hash can still be read."""
+    monkeypatch.setattr(console, "width", 50)
+    latest = graded(course, tier)
+    record(course, latest)
+    said = why(course, run)[1]
+    for name in PARTS:
+        assert f" {name} " in said
+    assert said.count(latest.key_parts["settings"][:12]) == 2
+
+
+def test_a_sandbox_that_there_is_not(course: Path, tier: str, run: Run) -> None:
+    """As `grade` says it."""
+    record(course, graded(course, tier))
+    code, said = run("why", "ada", "-o", str(course / "out"), "--sandbox", "zzz")
+    assert (code, "--sandbox is 'zzz'; expected one of bubblewrap" in said) == (2, True)
+
+
 def test_a_grade_of_an_earlier_grader(course: Path, tier: str, run: Run) -> None:
     """What decided it was not recorded: that is said, and it would be graded again."""
     record(course, graded(course, tier, key_parts={}))
@@ -122,6 +159,50 @@ def test_a_student_who_is_not_there(course: Path, tier: str, run: Run) -> None:
     record(course, graded(course, tier))
     code, said = why(course, run, "eve")
     assert (code, "there is no student 'eve'" in said) == (2, True)
+
+
+# --- the assignment of a results folder ---
+
+
+def test_a_results_folder_remembers_its_assignment(course: Path, run: Run) -> None:
+    """A mark without --assignment keeps names, due date and penalty in grades.csv; another assignment is refused."""
+    hw, out = course / "assignment", course / "out"
+    changes = {"duedate": "2020-01-01T00:00:00+00:00", "late": {"penalty_per_day": 0.5}}
+    essay = {"id": "essay", "title": "The essay", "section": "Part 5", "points": 6}
+    folder_with(hw, corpus="time-machine", curves=False, manual=[essay], **changes)
+    (hw / "roster.csv").write_text("student_id,last_name\nada,Lovelace\n")
+    (course / "submitted" / "ada").mkdir(parents=True)
+    (course / "submitted" / "ada" / "homework.ipynb").write_bytes(notebook_of("def f(x): return 2 * x"))
+    grade = ("grade", str(course / "submitted"), "-o", str(out), "--profile", "smoke")
+    code, said = command(course, run, *grade)
+    assert (code, f"grader mark -o {out}\n" in said) == (0, True), said
+    assert "pseudonym" not in said  # nobody's model is scored: there is no board
+    assert "1 to mark, each by" in run("mark", "-o", str(out))[1]
+    assert run("mark", "ada", "essay", "4.5", "-o", str(out))[0] == 0
+    row = rows(course, "grades.csv")["ada"]
+    expected = ["hw", "Lovelace", "2020-01-01T00:00:00+00:00", "6.5", "6.5"]
+    found = [row[name] for name in ("assignment", "last_name", "duedate", "raw_score", "late_submission_penalty")]
+    assert found == expected
+
+    for arguments in (("leaderboard", str(out)), grade):
+        code, said = run(*arguments, "--assignment", "reference")
+        assert (code, "was graded by the assignment 'hw'" in said) == (2, True), said
+    hw.rename(course / "moved")
+    code, said = run("leaderboard", str(out))
+    assert (code, f"in {hw}, where it is no more: say by --assignment" in said) == (2, True), said
+    assert run("leaderboard", str(out), "--assignment", str(course / "moved"))[0] == 0
+    again = ("--assignment", str(course / "moved"), "--corpus-file", str(course / "text.txt"))
+    code, said = run(*grade, *again)
+    assert (code, "already graded" in said) == (0, True), said
+    assert run("leaderboard", str(out))[0] == 0
+
+
+@pytest.mark.parametrize("kept", ["", "[]", "5", '{"name": "hw"}', '{"name": 5, "folder": "x"}', "[" * 100_000])
+def test_what_a_results_folder_remembers_is_checked(course: Path, run: Run, kept: str) -> None:
+    """Whatever somebody wrote there."""
+    (course / "out" / ORIGIN).write_text(kept)
+    code, said = run("leaderboard", str(course / "out"))
+    assert (code, f"{course / 'out' / ORIGIN} is not what `grader grade` writes" in said) == (2, True)
 
 
 # --- grader db ---
@@ -145,6 +226,45 @@ def test_db_check_and_backup(course: Path, tier: str, run: Run) -> None:
     (out / GRADEBOOK).write_bytes((out / GRADEBOOK).read_bytes()[:100] + bytes(range(256)) * 40)
     assert run("db", "check", str(out))[0] == 3
     assert run("db", "check", str(course / "nowhere"))[0] == 2
+
+
+def test_a_repair_that_lost_grades_does_not_end_well(course: Path, tier: str, run: Run) -> None:
+    """Exit 1, with how many of how many are left, and of whom there is a page and no grade any more."""
+    out = course / "out"
+    record(course, *(graded(course, tier, student_id=f"s{number:02d}", message="x" * 3000) for number in range(9)))
+    for number in range(9):
+        for name in ("feedback", "results"):
+            (out / name).mkdir(exist_ok=True)
+        (out / "feedback" / f"s{number:02d}.html").write_text("x")
+        (out / "results" / f"s{number:02d}.json").write_text("x")
+    for name in ("grades.csv", "leaderboard.csv", "leaderboard.html", f".submissions/{'ab' * 32}.ipynb"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("x")
+    with closing(sqlite3.connect(out / GRADEBOOK)) as raw:
+        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        [page] = raw.execute("SELECT rootpage FROM sqlite_master WHERE name = 'grades'").fetchone()
+    with (out / GRADEBOOK).open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xa5" * 4096)
+    code, said = run("db", "check", str(out), "--repair")
+    assert (code, "is well" in said) == (1, False), said
+    assert "0 of at least 9 grades and 0 of at least 0 manual marks could be saved" in said
+    assert "no grades any more of s00, s01, s02" in said
+
+
+@pytest.mark.parametrize(
+    "arguments", [("leaderboard",), ("db", "check"), ("regrade",), ("mark", "-o"), ("curve", "-o")]
+)
+def test_an_empty_gradebook_is_one_thing_to_every_command(course: Path, run: Run, arguments: tuple[str, ...]) -> None:
+    """It may have held grades: exit 2, what to do, and nothing is made in it."""
+    (course / "out" / GRADEBOOK).touch()
+    more = [] if arguments[0] == "db" else ["--assignment", str(course / "assignment")]
+    if arguments[0] == "curve":
+        folder_with(course / "assignment", corpus="time-machine")
+        more += ["--profile", "smoke", "--corpus-file", str(course / "text.txt")]
+    code, said = run(*arguments, str(course / "out"), *more)
+    assert (code, "is empty (0 bytes): put a backup in its place" in said) == (2, True), said
+    assert (course / "out" / GRADEBOOK).stat().st_size == 0
 
 
 # --- who only looks ---
@@ -313,3 +433,20 @@ def test_a_regrade_needs_to_know_what_is_meant(course: Path, tier: str, run: Run
     code, said = command(course, run, "regrade", str(course / "out"), "--diff", "--publish")
     assert (code, "choose one of them" in said) == (2, True)
     assert command(course, run, "regrade", str(course / "nowhere"))[0] == 2
+
+
+# --- the machine ---
+
+
+def test_fewer_workers_than_asked_for_are_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two slots on GPUs run two notebooks at a time, whatever `--jobs` says; on a CPU all of them run."""
+    monkeypatch.setattr(common, "usable_gpus", lambda: ("the only one",))
+    profile = load_assignment(ROOT / "reference").profile("gpu")
+    two = replace(profile, runtime=replace(profile.runtime, slots_per_gpu=2))
+    assert common.usable_jobs(2, "gpu", two) == 2
+    assert common.usable_jobs(8, "cpu", two) == 8
+    assert not caplog.messages
+    assert common.usable_jobs(8, "gpu", two) == 2
+    assert caplog.messages == ["2 at a time instead of 8: so many notebooks fit on the GPUs (docs/gpu.md)."]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import getpass
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
@@ -26,11 +27,16 @@ from grader.terminal import say
 from grader.types import Assignment, Profile
 
 LOCKED_S = 3.0  # to wait for another process that writes, each time: no signal is heard meanwhile
+log = logging.getLogger(__name__)
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 AssignmentOption = Annotated[Path, typer.Option("--assignment", help="The assignment folder.")]
+RememberedOption = Annotated[
+    Path | None,
+    typer.Option("--assignment", help="The assignment folder, if not the one that graded the results folder."),
+]
 ProfileOption = Annotated[str, typer.Option("--profile", help="The scale: a profile of assignment.yaml.")]
 CorpusOption = Annotated[
     Path | None, typer.Option("--corpus-file", help="A local copy of the corpus instead of the download.")
@@ -63,12 +69,16 @@ AllowCpuOption = Annotated[
 
 def load(folder: Path, profile: str) -> tuple[Assignment, Profile]:
     loaded = load_assignment(folder)
+    return loaded, profile_of(loaded, profile)
+
+
+def profile_of(assignment: Assignment, name: str) -> Profile:
     try:
-        return loaded, loaded.profile(profile)
+        return assignment.profile(name)
     except KeyError:
-        names = ", ".join(item.name for item in loaded.profiles)
+        names = ", ".join(item.name for item in assignment.profiles)
         raise UsageError(
-            f"there is no profile {profile!r} in {folder}/assignment.yaml: choose one of {names}."
+            f"there is no profile {name!r} in {assignment.folder}/assignment.yaml: choose one of {names}."
         ) from None
 
 
@@ -104,7 +114,12 @@ def usable_device(profile: Profile, tier: str, allow_cpu: bool) -> str:
 
 def usable_jobs(jobs: int, device: str, profile: Profile) -> int:
     """No more workers than there are GPU slots: one that waited for a GPU would use up its submission's time."""
-    return jobs if device == "cpu" else min(jobs, len(usable_gpus()) * profile.runtime.slots_per_gpu)
+    if device == "cpu":
+        return jobs
+    slots = len(usable_gpus()) * profile.runtime.slots_per_gpu
+    if slots < jobs:
+        log.warning("%d at a time instead of %d: so many notebooks fit on the GPUs (docs/gpu.md).", slots, jobs)
+    return min(jobs, slots)
 
 
 def usable_tier_and_device(

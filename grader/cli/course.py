@@ -8,12 +8,22 @@ from typing import Annotated
 import typer
 
 from grader.bench import set_up
-from grader.cli.common import AssignmentOption, CorpusOption, ProfileOption, app, load, make_folder
+from grader.cli.common import (
+    AssignmentOption,
+    CorpusOption,
+    ProfileOption,
+    RememberedOption,
+    app,
+    load,
+    make_folder,
+    profile_of,
+)
 from grader.config import load_assignment
 from grader.course import ROSTER, make_course
 from grader.curves import curves_table
 from grader.errors import UsageError
 from grader.gradebook import Gradebook
+from grader.origin import assignment_of
 from grader.outputs import CURVES, write_curves, write_text
 from grader.place import place_of
 from grader.release import release as write_release
@@ -23,14 +33,15 @@ from grader.terminal import console, say
 @app.command()
 def curve(
     out: Annotated[Path, typer.Option("-o", "--output", help="Where curves.html goes; the results folder, if any.")],
-    assignment: AssignmentOption = Path("reference"),
+    assignment: RememberedOption = None,
     profile: ProfileOption = "cpu",
     corpus_file: CorpusOption = None,
 ) -> None:
     """Draw the credit curves, with the class's scores on them if OUT holds a gradebook."""
-    loaded, scale = load(assignment, profile)
+    loaded = assignment_of(out, assignment)
+    scale = profile_of(loaded, profile)
     if not scale.curves:
-        raise UsageError(f"profile {profile!r} of {assignment}/assignment.yaml has no curves to draw.")
+        raise UsageError(f"profile {profile!r} of {loaded.folder}/assignment.yaml has no curves to draw.")
     bench = set_up(loaded, scale, "none", str(corpus_file) if corpus_file else None)
     grades = []
     place = place_of(out)

@@ -25,6 +25,7 @@ from grader.cli.common import (
     GradebookOption,
     JsonOption,
     ProfileOption,
+    RememberedOption,
     SandboxOption,
     SchedulerOption,
     UnsandboxedOption,
@@ -36,24 +37,26 @@ from grader.cli.common import (
     make_folder,
     now,
     open_gradebook,
+    profile_of,
     usable_device,
     usable_jobs,
     usable_tier,
     usable_tier_and_device,
 )
-from grader.config import load_assignment
 from grader.database import require_server
 from grader.errors import GraderError, UsageError
 from grader.gradebook import Gradebook
 from grader.intake import absent, collect
 from grader.leaderboard import baselines_of
 from grader.marks import Marking, points_for
+from grader.origin import ORIGIN, as_text, assignment_of
 from grader.outputs import (
     keep_submission,
     submission_of,
     write_class,
     write_grades,
     write_student,
+    write_text,
 )
 from grader.pipeline import grade_submission, ran
 from grader.place import chosen, shown, untested
@@ -77,7 +80,7 @@ log = logging.getLogger(__name__)
 def grade(
     submissions: Annotated[Path, typer.Argument(help="A folder, a zip of an LMS, or one notebook.")],
     out: Annotated[Path, typer.Option("-o", "--output", help="Where results go; the same folder again resumes.")],
-    assignment: AssignmentOption = Path("reference"),
+    assignment: RememberedOption = None,
     profile: ProfileOption = "cpu",
     jobs: Annotated[int, typer.Option(min=0, help="Worker processes; 0: none, to debug the grader.")] = os.cpu_count()
     or 1,
@@ -91,7 +94,8 @@ def grade(
     gradebook: GradebookOption = "",
 ) -> None:
     """Grade a batch of submissions; exit 1 if some could not be graded by a fault of ours."""
-    loaded, scale = load(assignment, profile)
+    loaded = assignment_of(out, assignment)
+    scale = profile_of(loaded, profile)
     place = chosen(out, gradebook)
     if warning := untested(place):
         say(escape(warning), style="bold red")
@@ -103,8 +107,9 @@ def grade(
     bench = set_up(loaded, scale, tier, str(corpus_file) if corpus_file else None, private, device)
     make_folder(out)
     if not loaded.has_secret:
-        log.warning("The seed in %s/assignment.yaml is no secret: `grader init COURSE` makes one.", assignment)
+        log.warning("The seed in %s/assignment.yaml is no secret: `grader init COURSE` makes one.", loaded.folder)
     with alone(out), gradebook_to_grade_into(out, place) as book:
+        write_text(out / ORIGIN, as_text(loaded))
         run_id = book.begin_run(command="grade", profile=profile, started_at=now())
         marking = Marking(items=loaded.manual, marks=book.marks())
         if submissions.is_dir() or submissions.suffix.lower() == ".zip":
@@ -133,7 +138,7 @@ def grade(
             raise
         grades = export()
     left = len(marking.open(grades.values()))
-    to_mark = f"{left} to be marked by a person; this lists them: {mark_command(out, assignment)}" if left else ""
+    to_mark = f"{left} to be marked by a person; this lists them: {mark_command(out)}" if left else ""
     done = [grades[s.student_id] for s in collected if s.student_id in grades]
     if not json_lines:
         summary(out, loaded, done, to_mark)
@@ -156,10 +161,10 @@ def mark(
     item: Annotated[str | None, typer.Argument(help="An entry under `manual` in assignment.yaml.")] = None,
     given: Annotated[str | None, typer.Argument(metavar="[POINTS]", help="From 0 to what the item has.")] = None,
     comment: Annotated[str, typer.Option("--comment", help="For the student to read.")] = "",
-    assignment: AssignmentOption = Path("reference"),
+    assignment: RememberedOption = None,
 ) -> None:
     """Enter the points that a person gives for one item; without arguments, list what waits for a mark."""
-    loaded = load_assignment(assignment)
+    loaded = assignment_of(out, assignment)
     with open_gradebook(out) as book:
         if student is None and not comment:
             list_waiting(out, book, loaded, assignment)
@@ -206,11 +211,11 @@ def replay(
     student: Annotated[str, typer.Argument(help="As in the gradebook.")],
     checks: Annotated[list[str] | None, typer.Argument(help="Ids of checks; all if none is named.")] = None,
     out: Annotated[Path, typer.Option("-o", "--output", help="The results folder of `grader grade`.")] = Path("out"),
-    assignment: AssignmentOption = Path("reference"),
+    assignment: RememberedOption = None,
     corpus_file: CorpusOption = None,
 ) -> None:
     """Run checks again on a graded notebook, with the same random inputs; exit 1 if a verdict is another now."""
-    loaded = load_assignment(assignment)
+    loaded = assignment_of(out, assignment)
     with open_gradebook(out) as book:
         graded = {grade.student_id: grade for grade in book.counting(loaded.rules)}.get(student)
     if graded is None:
@@ -222,7 +227,7 @@ def replay(
     submission = submission_of(out, graded)
     if submission is None or graded.seed is None:
         raise UsageError(f"{out} does not hold what {student} handed in, or not the seed: grade it once more.")
-    _, scale = load(assignment, graded.profile)
+    scale = profile_of(loaded, graded.profile)
     tier = usable_tier(False)
     device = usable_device(scale, tier, graded.cpu_instead)
     bench = set_up(loaded, scale, tier, str(corpus_file) if corpus_file else None, (out,), device)
@@ -264,10 +269,10 @@ def check(
 @app.command()
 def leaderboard(
     out: Annotated[Path, typer.Argument(help="The results folder of `grader grade`.")],
-    assignment: AssignmentOption = Path("reference"),
+    assignment: RememberedOption = None,
     names: Annotated[bool, typer.Option("--names", help="Student ids and flags instead of pseudonyms.")] = False,
 ) -> None:
     """Print the leaderboard of a results folder."""
-    loaded = load_assignment(assignment)
+    loaded = assignment_of(out, assignment)
     with open_gradebook(out) as book:
         print_boards(out, book.counting(loaded.rules), loaded, names=names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -21,34 +22,34 @@ from grader.batch import hire
 from grader.bench import set_up
 from grader.cli.common import (
     AllowCpuOption,
-    AssignmentOption,
     AuditOption,
     CorpusOption,
     JsonOption,
+    RememberedOption,
     SandboxOption,
     SchedulerOption,
     UnsandboxedOption,
     alone,
     app,
     is_busy,
-    load,
     now,
     open_gradebook,
+    profile_of,
     usable_jobs,
     usable_tier_and_device,
 )
-from grader.config import load_assignment
 from grader.errors import SandboxUnavailable, UsageError
 from grader.executors import Workers
 from grader.identity import PARTS, changed
 from grader.leaderboard import baselines_of
 from grader.marks import Marking
+from grader.origin import assignment_of
 from grader.outputs import kept_params, submission_of, write_class, write_text
 from grader.place import place_of, shown, untested
 from grader.progress import log_published
 from grader.render import one_line, points
-from grader.sandbox.tiers import NONE, pick_tier
-from grader.terminal import console, grading_progress, say
+from grader.sandbox.tiers import NONE, WHAT, pick_tier
+from grader.terminal import NARROW, console, grading_progress, say
 from grader.types import Grade, Status, Submission
 
 db = typer.Typer(no_args_is_help=True, help="Check, repair and back up the gradebook of a results folder.")
@@ -61,19 +62,22 @@ OutOption = Annotated[Path, typer.Option("-o", "--output", help="The results fol
 def why(
     student: Annotated[str, typer.Argument(help="As in the gradebook.")],
     out: OutOption,
-    assignment: AssignmentOption = Path("reference"),
+    assignment: RememberedOption = None,
     profile: Annotated[str, typer.Option("--profile", help="The scale now; that of the grade if not given.")] = "",
     sandbox: Annotated[str, typer.Option(help="As for `grade`; this machine's if not given.")] = "",
     corpus_file: CorpusOption = None,
 ) -> None:
     """Show what decided a student's latest grade, and what of it is another now: exit 1 if grading would run again."""
+    if sandbox and sandbox not in WHAT:
+        raise UsageError(f"--sandbox is {sandbox!r}; expected one of {', '.join(WHAT)}.")
     with open_gradebook(out) as book:
         history = book.history(student)
     if not history:
         raise UsageError(f"there is no student {student!r} in {shown(book.place)}: give an id as in grades.csv.")
     real = [grade for grade in history if grade.status is not Status.NEEDS_REGRADE]
     latest, before = (real or history)[-1], (real or history)[-2:-1]
-    loaded, scale = load(assignment, profile or latest.profile)
+    loaded = assignment_of(out, assignment)
+    scale = profile_of(loaded, profile or latest.profile)
     try:
         tier = sandbox or pick_tier()
     except SandboxUnavailable:
@@ -100,13 +104,15 @@ def db_check(
     mend: Annotated[bool, typer.Option("--repair", help="Mend what can be mended; a damaged file is kept.")] = False,
 ) -> None:
     """Read the whole gradebook and say what is wrong: exit 1 if something is, 3 if it cannot be read at all."""
-    place = place_of(out)
+    place, lost = place_of(out), []
     if isinstance(place, Path):
         if mend and place.exists():
             with alone(out):
-                for sentence in upkeep.repair(place):
-                    say(escape(sentence))
-        problems = upkeep.check(place, out, busy=place.exists() and is_busy(out))
+                mended = upkeep.repair(place)
+            for sentence in mended.done:
+                say(escape(sentence))
+            lost = [upkeep.Problem(what=mended.lost)] if mended.lost else []
+        problems = lost + upkeep.check(place, out, busy=place.exists() and is_busy(out))
     else:
         if warning := untested(place):
             say(escape(warning), style="bold red")
@@ -122,7 +128,9 @@ def db_check(
 @db.command("backup")
 def db_backup(
     out: Annotated[Path, typer.Argument(help="The results folder of `grader grade`.")],
-    copy: Annotated[Path, typer.Argument(metavar="FILE", help="Where the copy goes; an older one is replaced.")],
+    copy: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Where the copy goes; an earlier copy is replaced, no other file.")
+    ],
 ) -> None:
     """Copy the gradebook, also while a batch writes to it; the copy is tried before it gets its name."""
     place = place_of(out)
@@ -142,7 +150,7 @@ def regrade(
         bool, typer.Option("--diff", help="Only say what would change; so it is without --publish.")
     ] = False,
     publish: Annotated[bool, typer.Option("--publish", help="Have the new grades count, and write all files.")] = False,
-    assignment: AssignmentOption = Path("reference"),
+    assignment: RememberedOption = None,
     profile: Annotated[str, typer.Option("--profile", help="The scale; that of the grades if not given.")] = "",
     jobs: Annotated[int, typer.Option("--jobs", min=0, help="Worker processes; 0: none.")] = os.cpu_count() or 1,
     scheduler: SchedulerOption = "",
@@ -160,11 +168,12 @@ def regrade(
     if diff and publish:
         raise UsageError("--diff only says what would change, and --publish has it count: choose one of them.")
     with open_gradebook(out) as book, alone(out):
-        attempts = book.may_count(load_assignment(assignment).rules)
+        loaded = assignment_of(out, assignment)
+        attempts = book.may_count(loaded.rules)
         if not attempts:
             raise UsageError(f"there is no grade in {shown(book.place)}: grade first.")
         usual = Counter(grade.profile for grade in attempts).most_common(1)[0][0]
-        loaded, scale = load(assignment, profile or usual)
+        scale = profile_of(loaded, profile or usual)
         tier, device = usable_tier_and_device(scale, scheduler, sandbox, allow_unsandboxed, allow_cpu)
         bench = set_up(loaded, scale, tier, str(corpus_file) if corpus_file else None, (out,), device)
         most = jobs if scheduler else usable_jobs(jobs, device, scale)
@@ -247,15 +256,25 @@ def _submission(out: Path, grade: Grade) -> Submission:
 
 def _parts_table(latest: Grade, before: Grade | None, now: dict[str, str]) -> None:
     """What decided the latest grade, beside what would decide it now and what decided the one before."""
-    table = Table("part", "what it is", f"graded {latest.graded_at}", "now", title=f"Why {escape(latest.student_id)}")
+    of_what = f"Of what was handed in {latest.submitted_at}; whether there is a newer one, `grader grade` looks."
+    table = Table(title=f"Why {escape(latest.student_id)}", caption=escape(of_what))
+    is_wide = console.width >= NARROW
+    table.add_column("part", no_wrap=True)
+    for heading in (*(["what it is"] if is_wide else []), f"graded {latest.graded_at}", "now"):
+        table.add_column(heading, overflow="fold")
     recorded = [latest.key_parts, now]
     if before:
-        table.add_column(f"before, {before.graded_at}")
+        table.add_column(f"before, {before.graded_at}", overflow="fold")
         recorded.append(before.key_parts)
     for name in PARTS:
-        cells = [escape(parts.get(name, "not recorded")[:12]) for parts in recorded]
+        cells = [escape(_short(parts.get(name, "not recorded"))) for parts in recorded]
         for column, parts in enumerate(recorded[1:], start=1):
             if parts.get(name) != latest.key_parts.get(name):
                 cells[column] = f"[yellow]{cells[column]} differs[/]"
-        table.add_row(name, PARTS[name], *cells)
+        table.add_row(name, *([PARTS[name]] if is_wide else []), *cells)
     console.print(table)
+
+
+def _short(part: str) -> str:
+    """The beginning of a hash; all of what is a name or a version."""
+    return part[:12] if re.fullmatch("[0-9a-f]{40,}", part) else part

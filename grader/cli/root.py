@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from typing import Annotated
 
 import typer
-from typer._click.exceptions import ClickException  # typer carries its own click, and names only some of its errors
+from typer._click.exceptions import (
+    ClickException,
+    NoArgsIsHelpError,
+)  # typer carries its own click, and names only some of its errors
 
 from grader import __version__
 from grader.batch import Interrupted
@@ -31,9 +33,6 @@ def root(
 
 def run() -> None:
     """Run a command; every expected error is one sentence on standard error and the exit code of its kind."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
     try:
         code = app(standalone_mode=False) or 0
     except Interrupted:
@@ -42,6 +41,9 @@ def run() -> None:
     except (KeyboardInterrupt, typer.Abort):
         print("grader: interrupted before anything was graded.", file=sys.stderr)
         code = INTERRUPTED
+    except NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        code = 2
     except ClickException as error:
         print(f"grader: {error.format_message()} (`grader --help` lists commands and options)", file=sys.stderr)
         code = 2

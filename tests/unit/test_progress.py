@@ -85,6 +85,16 @@ def test_another_terminal_reads_how_it_stands(tmp_path: Path) -> None:
         '{"total": 3, "started_at": 1, "running": {"ada": ["worker 1", "soon"]}}',
         '{"total": "3", "started_at": 1}',
         '{"total": 3, "started_at": 1, "by_status": {"graded": "many"}}',
+        '{"total": 3, "started_at": 1, "running": {"ada": [5, 1]}}',
+        '{"total": 3, "started_at": 1, "running": {"ada": ["worker 1", NaN]}}',
+        '{"total": 3, "started_at": 1, "held": {"ada": 5}}',
+        '{"total": 3, "started_at": NaN}',
+        '{"total": 1e400, "started_at": 1}',
+        '{"total": 3, "started_at": 1, "graded": 1, "wall_time_s": 1e400}',
+        '{"total": 3, "started_at": 1, "is_over": 1}',
+        '{"total": true, "started_at": 1}',
+        f'{{"total": {"9" * 400}, "started_at": 1}}',
+        "[" * 100_000,
     ],
 )
 def test_a_status_that_is_none_is_refused_with_a_sentence(tmp_path: Path, found: str) -> None:

@@ -49,6 +49,14 @@ def test_what_is_no_interpreter_is_named(python: str) -> None:
     assert python in missing(python)
 
 
+def test_what_is_no_interpreter_repeats_little_of_what_it_was_asked() -> None:
+    """`ls` names what it cannot find: our whole question."""
+    with pytest.raises(RuntimeUnavailable) as refused:
+        version_of("/bin/ls")
+    assert "/bin/ls: cannot access" in str(refused.value)
+    assert "distributions" not in str(refused.value)
+
+
 def test_the_identity_is_python_and_the_build_of_mxnet(empty: str) -> None:
     """What decides a grade: another Python, another build or another version of MXNet have another identity."""
     version = sys.version.split()[0]

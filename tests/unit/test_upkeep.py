@@ -62,7 +62,7 @@ def test_a_sound_gradebook_has_no_problem_and_is_left_as_it_is(path: Path) -> No
     """Nothing is found, repairing does nothing, and no byte of the file changes."""
     before = path.read_bytes()
     assert check(path) == []
-    assert repair(path) == []
+    assert repair(path).done == []
     assert path.read_bytes() == before
 
 
@@ -72,7 +72,7 @@ def test_what_holds_no_data_is_made_again(path: Path, broken: str) -> None:
     change(path, f"DROP {broken}")
     kind, name = broken.lower().split()
     assert said(check(path)) == f"The {kind} {name} is missing."
-    assert repair(path) == [f"The {kind} {name} was made again."]
+    assert repair(path).done == [f"The {kind} {name} was made again."]
     assert check(path) == []
 
 
@@ -123,7 +123,7 @@ def test_what_counts_is_compared_with_the_rules(path: Path) -> None:
     change(path, "DROP TRIGGER grades_stand")
     add(path, whole("ada", key="k7", submission_sha256="cd" * 32))
     assert [problem.repair for problem in check(path) if "ada is not what" in problem.what] == ["it is reckoned again"]
-    assert "What counts was reckoned again, for 1 students" in " ".join(repair(path))
+    assert "What counts was reckoned again, for 1 students" in " ".join(repair(path).done)
     assert not [problem for problem in check(path) if "missing:" not in problem.what]
     with Gradebook.open(path) as book:
         assert "k7" in {one.key for one in book.counting(Rules(most=9))}
@@ -159,7 +159,7 @@ def test_a_wal_left_behind_is_moved_in(path: Path) -> None:
     assert "was left behind by a process that was killed" in said(check(path))
     assert wal.stat().st_size
     assert check(path, busy=True) == []
-    assert repair(path) == ["What a killed process had left beside the gradebook was moved into it."]
+    assert repair(path).done == ["What a killed process had left beside the gradebook was moved into it."]
     assert check(path) == []
     with closing(sqlite3.connect(path)) as raw:
         assert raw.execute("SELECT count(*) FROM runs").fetchone() == (2,)
@@ -189,7 +189,7 @@ def test_what_can_be_read_of_a_damaged_file_is_kept(path: Path, table: str) -> N
     before = path.read_bytes()
     assert any(problem.damaged for problem in check(path))
     assert path.read_bytes() == before
-    report = " ".join(repair(path))
+    report = " ".join(repair(path).done)
     assert f"Rows of {table} could not be read." in report
     [kept] = path.parent.glob("gradebook.damaged-*.sqlite")
     assert kept.read_bytes() == before
@@ -201,6 +201,45 @@ def test_what_can_be_read_of_a_damaged_file_is_kept(path: Path, table: str) -> N
     assert len(there) > 5
     known = {grade.student_id: grade for grade in grades}
     assert all(known.get(grade.student_id, grade) == grade for grade in there)
+
+
+def test_a_repair_says_how_much_of_what_there_was_it_saved(path: Path) -> None:
+    """Of grades and of marks by a person, with what to do next; and whose pages have no grade any more."""
+    add(path, *(whole(f"s{number:03d}", message="x" * 300) for number in range(60)))
+    try:
+        damage(path, "grades")
+    except sqlite3.OperationalError:
+        pytest.skip("this SQLite cannot say where a table's pages are")
+    lost = repair(path).lost
+    with Gradebook.open(path) as book:
+        there = len(book.latest())
+    assert there < 63
+    assert lost.startswith(
+        f"{there} of at least 63 grades and 0 of at least 0 manual marks could be saved: put a backup"
+    )
+
+
+def test_pages_without_a_grade_are_named(path: Path) -> None:
+    """As after a repair that could not save every grade: a person has to know of whom."""
+    for name in ("feedback/eve.html", "results/fay.json"):
+        (path.parent / name).write_text("x")
+    assert f"There are pages in {path.parent} and no grades any more of eve, fay: put a backup" in said(check(path))
+
+
+@pytest.mark.parametrize("content", ["corpus", "database", "empty", "folder"])
+def test_a_backup_replaces_nothing_but_a_backup(path: Path, tmp_path: Path, content: str) -> None:
+    """A text, another program's database, an empty file, a folder: each stays as it is."""
+    target = tmp_path / "target"
+    if content == "database":
+        change(target, "CREATE TABLE bookmarks (url TEXT)")
+    elif content == "folder":
+        target.mkdir()
+    else:
+        target.write_text("to be or not to be" if content == "corpus" else "")
+    before = target.read_bytes() if target.is_file() else b""
+    with pytest.raises(UsageError, match="is no gradebook, and was left as it is"):
+        back_up(path, target)
+    assert (target.read_bytes() if target.is_file() else b"") == before
 
 
 def test_a_file_of_which_nothing_can_be_read(path: Path) -> None:
