@@ -57,14 +57,24 @@ class Audit:
         """Who has answered so far and waits to be confirmed: nobody, one, or two that contradict each other."""
         return [answer.worker for answer in self._cases.get(student_id, [])]
 
-    def take(self, answer: Answer, *, has_others: bool) -> Ruling:
-        """Go on by one answer; `has_others`: there is somebody else to ask."""
+    def rests_on_trial(self, student_id: str) -> bool:
+        """Whether all there is of a student is the answer of a runner that has not passed."""
+        case = self._cases.get(student_id, [])
+        return len(case) == 1 and not self._has_passed(case[0].worker)
+
+    def _has_passed(self, worker: str) -> bool:
+        return worker in self._tested and worker not in self._on_trial
+
+    def take(self, answer: Answer, *, has_others: bool, is_final: bool = False) -> Ruling:
+        """Go on by one answer; `has_others`: there is somebody else to ask; `is_final`: it is this machine's."""
         worker, student_id = answer.worker, answer.submission.student_id
         if worker in self._exposed:
             return Ruling(again=(answer.submission,))
         case = self._cases.get(student_id, [])
         if case:
-            return self._compare([*case, answer])
+            return self._decide(case, answer) if is_final else self._compare(case[0], answer)
+        if is_final:  # those who contradicted each other are believed no longer
+            return Ruling(stands=(answer,))
         if has_others and self._is_drawn(worker):
             self._cases[student_id] = [answer]
             return Ruling(again=(answer.submission,))
@@ -74,9 +84,13 @@ class Audit:
         return Ruling(stands=(self._believed(answer),))
 
     def give_up(self, student_id: str) -> Ruling:
-        """Nobody else can grade it: a single answer stands, of two that contradict each other none."""
+        """Nobody else can grade it: the single answer of one that has passed stands, and nothing else.
+
+        Of two that contradict each other none is better than the other.
+        """
         case = self._cases.pop(student_id, [])
-        return self._close(case, case[0] if len(case) == 1 else None, passed=set())
+        stand = case[0] if len(case) == 1 and self._has_passed(case[0].worker) else None
+        return self._close(case, stand, passed=set())
 
     def expose(self, worker: str) -> Ruling:
         """Believe a worker no longer."""
@@ -89,22 +103,22 @@ class Audit:
         self._on_trial.add(worker)
         return True
 
-    def _compare(self, case: list[Answer]) -> Ruling:
-        """Two that agree are believed; of two that do not, the one that this machine, as the third, agrees with."""
-        first, *_, last = case
-        student_id = first.submission.student_id
-        if len(case) == 2:
-            if first.worker != last.worker and contradiction(first.grade, last.grade):
-                self._cases[student_id] = case
-                return Ruling(again=(first.submission,))
-            self._cases.pop(student_id)
-            both = {first.worker, last.worker}
-            return self._close(case, first, passed=both if len(both) == 2 else set())
+    def _compare(self, first: Answer, second: Answer) -> Ruling:
+        """Two that agree are believed; between two that do not, this machine decides."""
+        student_id, both = first.submission.student_id, {first.worker, second.worker}
+        if len(both) == 2 and contradiction(first.grade, second.grade):
+            self._cases[student_id] = [first, second]
+            return Ruling(again=(first.submission,))
         self._cases.pop(student_id)
-        wrong = {answer.worker for answer in case[:2] if contradiction(answer.grade, last.grade)}
+        return self._close([first, second], first, passed=both if len(both) == 2 else set())
+
+    def _decide(self, case: list[Answer], final: Answer) -> Ruling:
+        """What this machine says stands; who alone says otherwise is in doubt, and exposed if he was before."""
+        self._cases.pop(final.submission.student_id)
+        wrong = {answer.worker for answer in case if contradiction(answer.grade, final.grade)}
         exposed = tuple(wrong & self._doubted) if len(wrong) == 1 else ()
         self._doubted |= wrong if len(wrong) == 1 else set()
-        return self._close(case, last, passed={answer.worker for answer in case[:2]} - wrong, exposed=exposed)
+        return self._close([*case, final], final, passed={answer.worker for answer in case} - wrong, exposed=exposed)
 
     def _close(
         self, case: list[Answer], stand: Answer | None, *, passed: set[str], exposed: tuple[str, ...] = ()

@@ -20,7 +20,7 @@ from typing import Any
 
 from grader.audit import SHARE, Answer, Audit, Ruling
 from grader.bench import Bench
-from grader.errors import GraderError, InfrastructureError, SchedulerLost
+from grader.errors import GraderError, InfrastructureError, PackageMissing, SchedulerLost
 from grader.executors import Attempt, InProcess, LocalWorkers, Workers, grade_proven
 from grader.gradebook import Gradebook
 from grader.pipeline import unmeasured
@@ -31,6 +31,7 @@ ATTEMPTS = 3
 BACK_OFF_S = 2.0  # before the second attempt; twice as long before the third
 WRITE_ATTEMPTS = 12  # about four minutes
 MOST_BACK_OFF_S = 30.0
+LACKING_S = 60.0  # a runner may be without the batch's package, until it is brought again
 LOOK_EVERY_S = 0.5  # at who is there and who has asked to stop
 
 
@@ -180,7 +181,9 @@ class _Batch:
         self._places: dict[Future[Attempt], str] = {}
         self._attempts: Counter[str] = Counter()
         self._faults: defaultdict[str, list[str]] = defaultdict(list)  # by worker, whom it failed since its last grade
+        self._failed_on: defaultdict[str, list[str]] = defaultdict(list)  # by student, the workers, latest first
         self._able: set[str] = set()  # workers that have graded somebody
+        self._lacking: dict[str, float] = {}  # workers without the batch's package, and since when
         self._numbers = itertools.count()
         self._stops = [] if stops is None else stops  # signals that have asked to stop
         self._bench, self._workers, self._record, self._watch = bench, workers, record, watch
@@ -217,7 +220,7 @@ class _Batch:
             self._line_up(heapq.heappop(self._put_off)[-1])
         for _ in range(len(self._disputed)):
             submission = self._disputed.popleft()
-            if len(self._heard(submission)) < 2:  # one of them is believed no longer
+            if len(self._heard(submission)) < (1 if self._is_used_up(submission) else 2):  # one is believed no longer
                 self._waiting.appendleft(submission)
                 continue
             self._tell("started", submission)
@@ -226,7 +229,7 @@ class _Batch:
         for _ in range(min(free, len(self._waiting))):
             submission = self._waiting.popleft()
             self._tell("started", submission)
-            self._in_hand[self._workers.grade(submission, *self._heard(submission))] = submission, self._workers
+            self._in_hand[self._workers.grade(submission, self._to_avoid(submission))] = submission, self._workers
 
     def _line_up(self, submission: Submission, *, first: bool = False) -> None:
         if len(self._heard(submission)) > 1:
@@ -235,6 +238,14 @@ class _Batch:
             self._waiting.appendleft(submission)
         else:
             self._waiting.append(submission)
+
+    def _to_avoid(self, submission: Submission) -> list[str]:
+        """Who has answered, which somebody else is to confirm; then whom it failed on, those that grade others last."""
+        failed_on = sorted(self._failed_on[submission.student_id], key=lambda worker: worker in self._able)
+        return [*self._heard(submission), *failed_on]
+
+    def _is_used_up(self, submission: Submission) -> bool:
+        return self._attempts[submission.student_id] >= ATTEMPTS
 
     def _heard(self, submission: Submission) -> list[str]:
         return self._audit.heard(submission.student_id) if self._audit else []
@@ -251,9 +262,11 @@ class _Batch:
                 if who is self._workers:
                     self._able.add(worker)
                     self._faults.pop(worker, None)
-                self._take(Answer(submission=submission, worker=worker, attempt=done, grade=done.grade))
+                    self._lacking.pop(worker, None)
+                answer = Answer(submission=submission, worker=worker, attempt=done, grade=done.grade)
+                self._take(answer, is_final=who is self._judge)
             elif len(self._stops) < 2:  # else we have ended it ourselves
-                self._try_again(submission, who, worker, done)
+                self._try_again(submission, who, worker, done, is_ours=self._is_ours(future.exception(), worker))
             del self._in_hand[future]
             self._places.pop(future, None)
         for future, (submission, who) in self._in_hand.items():
@@ -262,10 +275,10 @@ class _Batch:
                 self._places[future] = worker
                 self._tell("running", submission, worker)
 
-    def _take(self, answer: Answer) -> None:
+    def _take(self, answer: Answer, *, is_final: bool) -> None:
         """Record a grade, or have it confirmed first."""
         if self._audit:
-            ruling = self._audit.take(answer, has_others=self._workers.slots > 1)
+            ruling = self._audit.take(answer, has_others=self._workers.slots > 1, is_final=is_final)
             if answer.submission not in [settled.submission for settled in ruling.stands]:
                 self._tell("held", answer.submission, answer.worker)
             self._follow(ruling)
@@ -303,14 +316,22 @@ class _Batch:
         is_here = not self._workers.is_remote  # where it does not stand for what a single runner lacks
         if isinstance(error, GraderError) and not isinstance(error, InfrastructureError) and is_here:
             raise error
-        if isinstance(error, SchedulerLost):
-            self._attempts[submission.student_id] -= 1
         said = str(error) if isinstance(error, GraderError) else f"unexpected {type(error).__name__}: {error}"
         return Attempt(grade=None, fault=said, log="")
 
     def _dismiss(self, worker: str) -> None:
         if self._audit and worker:
             self._follow(self._audit.expose(worker))
+
+    def _is_ours(self, error: BaseException | None, worker: str) -> bool:
+        """Whether neither the submission nor the worker has to do with a fault.
+
+        Another batch of the same assignment takes the package along when it ends; then it is brought again.
+        """
+        if isinstance(error, PackageMissing):
+            since = self._lacking.setdefault(worker, time.monotonic())
+            return time.monotonic() - since < LACKING_S
+        return isinstance(error, SchedulerLost)
 
     def _note_fault(self, student_id: str, worker: str) -> None:
         """Dismiss a runner on which one after the other fails, if there are others: else it would take the whole class.
@@ -328,28 +349,38 @@ class _Batch:
     def _tell(self, kind: str, submission: Submission, worker: str = "", **more: Any) -> None:
         self._watch(Event(kind=kind, student_id=submission.student_id, worker=worker, **more))
 
-    def _try_again(self, submission: Submission, who: Workers, worker: str, done: Attempt) -> None:
+    def _try_again(
+        self, submission: Submission, who: Workers, worker: str, done: Attempt, *, is_ours: bool = False
+    ) -> None:
         student_id = submission.student_id
-        self._attempts[student_id] += 1
-        if who is self._workers:
-            self._note_fault(student_id, worker)
+        if not is_ours:
+            self._attempts[student_id] += 1
+            if who is self._workers:
+                self._note_fault(student_id, worker)
+                self._failed_on[student_id].insert(0, worker)
         self._tell("failed", submission, worker, message=done.fault, log=done.log)
-        count = self._attempts[student_id]
-        if count < ATTEMPTS:
-            ready_at = time.monotonic() + BACK_OFF_S * 2 ** (max(count, 1) - 1)
+        if not self._is_used_up(submission):
+            ready_at = time.monotonic() + BACK_OFF_S * 2 ** (max(self._attempts[student_id], 1) - 1)
             heapq.heappush(self._put_off, (ready_at, next(self._numbers), submission))
+        elif self._audit and who is self._workers and self._audit.rests_on_trial(student_id):
+            self._disputed.append(submission)
         else:
             self._give_up(submission, worker, done.fault)
 
     def _give_up(self, submission: Submission, worker: str, fault: str) -> None:
-        """Its score is unknown; but a grade stands that was only to be confirmed."""
+        """Its score is unknown; but the grade of a runner that has passed stands, which was only to be confirmed."""
         heard = self._heard(submission)
         if self._audit:
-            self._follow(self._audit.give_up(submission.student_id))
-        if len(heard) == 1:
-            return
-        if heard:
+            ruling = self._audit.give_up(submission.student_id)
+            self._follow(ruling)
+            if ruling.stands:
+                return
+        if len(heard) > 1:
             fault = f"{' and '.join(heard)} contradict each other, and this machine cannot decide ({fault})"
+        elif heard:
+            fault = (
+                f"only {heard[0]} has graded it, which nobody has confirmed yet, and nobody else can grade it ({fault})"
+            )
         grade = unmeasured(submission, self._bench, f"Not graded, by a fault of ours: {fault}")
         self._record(grade)
         self._tell("graded", submission, worker, grade=grade)

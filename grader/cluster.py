@@ -6,6 +6,7 @@ your own.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import itertools
@@ -14,7 +15,7 @@ import math
 import pickle
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from concurrent.futures import CancelledError, Future
 from typing import Any
@@ -26,11 +27,12 @@ from distributed.scheduler import KilledWorker
 from grader.bench import Bench
 from grader.errors import InfrastructureError, PackageMissing, SchedulerLost, UsageError, WorkerLost
 from grader.executors import Attempt, Workers
-from grader.runners import Package, answer, carried, grade_carried, leave, on_runner, pack
+from grader.runners import Package, answer, carried, grade_carried, leave, on_runner, pack, require_address
 from grader.types import Submission
 
 log = logging.getLogger(__name__)
 CONNECT_S = 10.0
+WHO_S = 10.0  # the scheduler may take to say whose answer one is
 GONE_S = 900.0  # without a scheduler; then the batch stops, to be gone on with by the same command
 LOOK_EVERY_S = 1.0
 RESOURCE = {"cpu": "CPU", "gpu": "GPU"}
@@ -52,6 +54,7 @@ class Cluster(Workers):
         gone_s: float = GONE_S,
     ) -> None:
         """Connect; `limit_s` bounds a task (default: by the profile). Raises UsageError if nobody answers there."""
+        require_address(address, "client")
         self._address, self._resource, self._gone_s = address, RESOURCE[device], gone_s
         self._limit_s = limit_s
         self._package = pack(bench) if bench else b""
@@ -60,7 +63,7 @@ class Cluster(Workers):
         self._name, self._numbers = f"grader-{uuid.uuid4()}", itertools.count()  # tasks of one key are one task to Dask
         self._keys: WeakKeyDictionary[Future[Any], str] = WeakKeyDictionary()
         self._places: dict[str, str] = {}  # by key, where a task was seen last
-        self._answered: dict[str, str] = {}  # by key, who has done it
+        self._answered: dict[str, str] = {}  # by key, who has done it, by the word of the scheduler
         self._missing: set[Future[Any]] = set()
         self._dismissed: set[str] = set()
         self._offering: set[str] = set()  # runners there were when we looked last, without those dismissed
@@ -124,7 +127,7 @@ class Cluster(Workers):
             self._end(future, SchedulerLost("its result was lost with the scheduler"))
         self._missing = missing
 
-    def _end(self, future: Future[Any], error: InfrastructureError) -> None:
+    def _end(self, future: Future[Any], error: BaseException) -> None:
         with contextlib.suppress(futures.InvalidStateError):  # it is done meanwhile
             future.set_exception(error)
 
@@ -154,15 +157,12 @@ class Cluster(Workers):
         """The future raises SchedulerLost if the scheduler goes away."""
         return self._send(on_runner, self._sha256, self._limit_s, fn, args, kwargs)
 
-    def _send(self, fn: Callable[..., Any], *args: Any, avoid: str = "") -> Future[Any]:
+    def _send(self, fn: Callable[..., Any], *args: Any, avoid: Sequence[str] = ()) -> Future[Any]:
         """Have a runner's Dask worker itself call a function."""
         key, outer = f"{self._name}-{next(self._numbers)}", Future[Any]()
         self._keys[outer] = key
         outer.set_running_or_notify_cancel()
-        others = self._offering if self._dismissed else set()  # one that was dismissed may still be there
-        if avoid:
-            elsewhere = {address for address in self._offering if _host(address) != _host(avoid)}
-            others = elsewhere or self._offering - {avoid}
+        others = self._others(avoid) if avoid or self._dismissed else set()  # one dismissed may still be there
         if others:
             self._asked[outer] = set(others)
         try:
@@ -170,10 +170,20 @@ class Cluster(Workers):
         except _GONE:
             outer.set_exception(SchedulerLost(f"the scheduler at {self._address} does not answer"))
         else:
-            inner.add_done_callback(lambda done: self._pass_on(done, outer, key))
+            client = self._client
+            inner.add_done_callback(lambda done: self._pass_on(done, outer, key, client))
         return outer
 
-    def grade(self, submission: Submission, avoid: str = "") -> Future[Attempt]:
+    def _others(self, avoid: Sequence[str]) -> set[str]:
+        """The runners that are none of `avoid`, on other machines if there are any; its last are given up first."""
+        for count in range(len(avoid), 0, -1):
+            hosts = {_host(address) for address in avoid[:count]}
+            others = self._offering - set(avoid[:count])
+            if others:
+                return {address for address in others if _host(address) not in hosts} or others
+        return self._offering
+
+    def grade(self, submission: Submission, avoid: Sequence[str] = ()) -> Future[Attempt]:
         try:
             files = carried(submission)
         except InfrastructureError as error:
@@ -204,34 +214,60 @@ class Cluster(Workers):
                 self._client.unregister_worker_plugin(self._plugin)
             self._client.close(timeout=5)
 
-    def _pass_on(self, inner: Future[Any], outer: Future[Any], key: str) -> None:
+    def _pass_on(self, inner: Future[Any], outer: Future[Any], key: str, client: Client) -> None:
         """An outcome in the words of all executors."""
-        error, value = self._received(inner, key)
-        if error is None and self._answered[key] not in self._asked.get(outer, {self._answered[key]}):
-            error = WorkerLost("somebody answered who was not asked")
-        with contextlib.suppress(futures.InvalidStateError):  # given up meanwhile
-            if error is None:
-                outer.set_result(value)
-            else:
-                outer.set_exception(error)
-
-    def _received(self, inner: Future[Any], key: str) -> tuple[BaseException | None, Any]:
-        """The error that a task ended with, or None and its result."""
         error = CancelledError() if inner.cancelled() else inner.exception()
-        if isinstance(error, CancelledError):
-            return SchedulerLost("the connection to the scheduler was lost"), None
-        if isinstance(error, KilledWorker):
-            return WorkerLost(f"{error.allowed_failures + 1} runners were lost, one after the other"), None
-        if error is not None:
-            return error, None
-        try:
-            self._answered[key], data = inner.result()
-            error, value = pickle.loads(data)
-        except Exception as unreadable:  # noqa: BLE001  of another version, or damaged
-            return InfrastructureError(f"the answer of a runner cannot be read: {unreadable}"), None
-        if isinstance(error, PackageMissing):
+        if error is None:  # the scheduler forgets whose it is once `inner` is forgotten here
+            loop: Any = client.loop
+            loop.add_callback(self._pass_on_answer, inner, outer, key, client)
+        elif isinstance(error, CancelledError):
+            self._end(outer, SchedulerLost("the connection to the scheduler was lost"))
+        elif isinstance(error, KilledWorker):
+            self._end(outer, WorkerLost(f"{error.allowed_failures + 1} runners were lost, one after the other"))
+        else:
+            self._end(outer, InfrastructureError(f"unexpected {type(error).__name__}: {_said(error)}"))
+
+    async def _pass_on_answer(self, inner: Future[Any], outer: Future[Any], key: str, client: Client) -> None:
+        """In the loop of Dask's client."""
+        who = await self._who_did(key, client)
+        self._answered[key] = who
+        error, value = _read(inner.result())
+        if not who:
+            error = SchedulerLost("the scheduler does not say whose answer it is")
+        elif who not in self._asked.get(outer, {who}):
+            error = WorkerLost("somebody answered who was not asked")
+        elif isinstance(error, PackageMissing):
             self._scheduler_id = ""  # it is brought again
-        return error, value
+        if error is not None:
+            return self._end(outer, error)
+        with contextlib.suppress(futures.InvalidStateError):  # given up meanwhile
+            outer.set_result(value)
+
+    async def _who_did(self, key: str, client: Client) -> str:
+        """Who answered, by the word of the scheduler: what an answer says about that itself could be anything."""
+        scheduler: Any = client.scheduler
+        try:
+            found = await asyncio.wait_for(scheduler.who_has(keys=[key]), WHO_S)
+            (who,) = found[key]
+        except Exception:  # noqa: BLE001  it, or the runner, is gone since: then who was seen with it
+            return self._places.get(key, "")
+        return str(who)
+
+
+def _read(data: bytes) -> tuple[BaseException | None, Any]:
+    """The error that a task ended with, or None and its result."""
+    try:
+        error, value = pickle.loads(data)
+        if isinstance(error, SchedulerLost) or not isinstance(error, Exception | None):
+            raise ValueError("no task ends so")
+        str(error).encode()
+    except Exception as unreadable:  # noqa: BLE001  of another version, or damaged
+        return InfrastructureError(f"the answer of a runner cannot be read: {_said(unreadable)}"), None
+    return error, value
+
+
+def _said(error: BaseException) -> str:
+    return str(error).encode(errors="replace").decode()
 
 
 def _host(address: str) -> str:

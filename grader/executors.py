@@ -19,7 +19,7 @@ import socket
 import time
 import traceback
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -64,8 +64,8 @@ class Workers(Executor):
         """How many tasks they can work on side by side, now. Raises InfrastructureError if that stays unknown."""
 
     @abstractmethod
-    def grade(self, submission: Submission, avoid: str = "") -> Future[Attempt]:
-        """Hand out one submission, to somebody else than the worker `avoid` where workers are not all one machine's.
+    def grade(self, submission: Submission, avoid: Sequence[str] = ()) -> Future[Attempt]:
+        """Hand out one submission, where workers are not all one machine's to none of `avoid`, the first above all.
 
         The future raises WorkerLost, or AssignmentError.
         """
@@ -99,7 +99,7 @@ class InProcess(Workers):
             future.set_exception(error)
         return future
 
-    def grade(self, submission: Submission, avoid: str = "") -> Future[Attempt]:
+    def grade(self, submission: Submission, avoid: Sequence[str] = ()) -> Future[Attempt]:
         assert self._bench is not None
         return self.submit(attempt, submission, self._bench)
 
@@ -135,7 +135,7 @@ class LocalWorkers(Workers):
         self._tasks[future] = task
         return future
 
-    def grade(self, submission: Submission, avoid: str = "") -> Future[Attempt]:
+    def grade(self, submission: Submission, avoid: Sequence[str] = ()) -> Future[Attempt]:
         return self.submit(grade_here, submission)
 
     def where(self, future: Future[Any]) -> str:

@@ -24,11 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distributed import WorkerPlugin, get_worker
+from distributed import WorkerPlugin
+from distributed.comm.addressing import parse_address, parse_host_port
+from distributed.comm.registry import get_backend
+from distributed.security import Security
 
 from grader.bench import Bench
 from grader.config import check_files
-from grader.errors import InfrastructureError, PackageMissing, SandboxUnavailable
+from grader.errors import InfrastructureError, PackageMissing, SandboxUnavailable, UsageError
 from grader.executors import PR_SET_PDEATHSIG, Attempt, LocalWorkers, grade_here
 from grader.intake import MAX_PARAMS_BYTES, read_bounded
 from grader.sandbox.proofs import require_proven
@@ -39,6 +42,8 @@ from grader.unzip import MAX_FILE_BYTES
 DISMISSED = 77  # exit status of a runner that nobody wants back
 LEAVE_S = 0.5
 RESTART_S = 5.0  # from one start of a runner to the next
+AT_ONCE_S = 60.0  # one that lived longer did start
+FALSE_STARTS = 5  # in a row, then it is not the network
 LOOK_EVERY_S = 1.0
 
 
@@ -107,21 +112,21 @@ _packages: dict[str, bytes] = {}
 _hired: dict[str, tuple[LocalWorkers, tempfile.TemporaryDirectory[str]]] = {}  # at most one
 
 
-def answer(fn: Callable[..., Any], args: Sequence[Any]) -> tuple[str, bytes]:
-    """Who answers, and what came of a call: an error or a result, as bytes, which cannot hurt Dask's client."""
+def answer(fn: Callable[..., Any], args: Sequence[Any]) -> bytes:
+    """What came of a call: an error or a result, as bytes, which cannot hurt Dask's client."""
     outcome: tuple[Exception | None, Any]
     try:
         outcome = (None, fn(*args))
     except Exception as error:  # noqa: BLE001  it is raised where the result is asked for
         outcome = (error, None)
-    return get_worker().address, pickle.dumps(outcome)
+    return pickle.dumps(outcome)
 
 
 def on_runner(
     sha256: str, limit_s: float | None, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Any:
     """Run a task in a worker process of this runner, which thus answers its scheduler whatever the task does."""
-    if sha256 not in _packages:
+    if sha256 not in _packages and sha256 not in _hired:
         raise PackageMissing("the runner has not got the batch's package")
     return _hire(sha256, limit_s).submit(fn, *args, **kwargs).result()
 
@@ -174,11 +179,27 @@ def runner_command(scheduler: str, slot: Slot, name: str) -> list[str]:
     ]
 
 
+def require_address(scheduler: str, role: str) -> None:
+    """Raises UsageError for what can be no scheduler's address, before Dask has begun anything; `role`: a TLS one."""
+    try:
+        scheme, place = parse_address(scheduler)
+        get_backend(scheme)
+        host, port = parse_host_port(place)
+        if scheme == "inproc" or not host or not 0 < port < 1 << 16:
+            raise ValueError("a host and a port are needed")
+        if scheme == "tls" and Security().get_connection_args(role).get("ssl_context") is None:
+            raise ValueError("no certificates are set for TLS, see docs/cluster.md")
+    except (ImportError, ValueError, OSError) as error:
+        raise UsageError(
+            f"--scheduler is {scheduler!r}, which is no address of a scheduler ({error}); expected tcp://HOST:8786."
+        ) from None
+
+
 def run(scheduler: str, slots: Sequence[Slot]) -> None:
     """Keep a runner for each slot until SIGTERM or Ctrl-C: one that ends, with its scheduler perhaps, starts again.
 
     Raises:
-        InfrastructureError: all were dismissed.
+        InfrastructureError: all were dismissed, or cannot start here.
     """
     runners = [_Runner(scheduler, slot, number) for number, slot in enumerate(slots)]
     stop = threading.Event()
@@ -188,6 +209,11 @@ def run(scheduler: str, slots: Sequence[Slot]) -> None:
         while not stop.wait(LOOK_EVERY_S) and any([runner.keeps_going() for runner in runners]):
             continue
         if not stop.is_set():
+            if not any(runner.was_dismissed for runner in runners):
+                raise InfrastructureError(
+                    f"the runners of this machine end with an error as soon as they start, {FALSE_STARTS} times in a "
+                    "row: what they say stands above. Correct that, and start `grader worker` again."
+                )
             raise InfrastructureError(
                 "the coordinator dismissed all runners of this machine: what they sent could not be right, or one "
                 "submission after the other failed. Compare the grader's version with the coordinator's, and run "
@@ -208,20 +234,30 @@ class _Runner:
         name = f"{socket.gethostname()}-{os.getpid()}-{slot.resource.lower()}{number}"
         self._command = runner_command(scheduler, slot, name)
         self._environment = {**os.environ, **slot.environment}
+        self._false_starts = 0
+        self.was_dismissed = False
         self._start()
 
     def _start(self) -> None:
         self._process = subprocess.Popen(self._command, env=self._environment, preexec_fn=_die_with_us)
-        self._not_before = time.monotonic() + RESTART_S
+        self._started_at = time.monotonic()
 
     def keeps_going(self) -> bool:
-        """Start it again if it has ended; false if it was dismissed."""
-        status = self._process.poll()
-        if status == DISMISSED:
-            return False
-        if status is not None and time.monotonic() > self._not_before:
-            self._start()
-        return True
+        """Start it again if it has ended; false if it was dismissed, or ends as soon as it starts.
+
+        One whose scheduler is away does not end: it waits.
+        """
+        status, age_s = self._process.poll(), time.monotonic() - self._started_at
+        self.was_dismissed = status == DISMISSED
+        if status is not None and age_s > RESTART_S and not self._is_given_up:
+            self._false_starts = self._false_starts + 1 if status and age_s < AT_ONCE_S else 0
+            if not self._is_given_up:
+                self._start()
+        return not self._is_given_up
+
+    @property
+    def _is_given_up(self) -> bool:
+        return self.was_dismissed or self._false_starts >= FALSE_STARTS
 
     def terminate(self) -> None:
         self._process.terminate()

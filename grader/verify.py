@@ -2,21 +2,27 @@
 
 A worker may be another version of the grader, may mix up two submissions, or add up wrongly. All that follows from
 other parts of a grade is worked out again here. The verdicts and the losses themselves are taken as they are, unless
-another worker's are compared with them (`audit.py`).
+another worker's are compared with them (`audit.py`). That every part is of its declared type is looked at first: what
+reads a grade later relies on that.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from grader.bench import Bench
-from grader.executors import Attempt
+from grader.executors import Attempt, time_limit_s
 from grader.perplexity import credit
 from grader.pipeline import flags_of
 from grader.types import CheckResult, Grade, Outcome, PerplexityScore, Status, Submission
 
 CLOSE = 1e-6  # of a mean over some thousand numbers, on two machines
+NO_GRADE = "it is not made as a grade is"
 SAME_NATS = 0.1  # nats/char between two trainings of one network, on two machines, that are not seeded
 
 
@@ -25,9 +31,11 @@ def objection(done: object, submission: Submission, bench: Bench) -> str:
     if not isinstance(done, Attempt):
         return "it is no answer"
     try:
+        if not _is_a(done, Attempt):
+            return NO_GRADE
         return next(_objections(done.grade, submission, bench), "") if done.grade else ""
     except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError):
-        return "it is not made as a grade is"
+        return NO_GRADE
 
 
 def contradiction(one: Grade, other: Grade) -> str:
@@ -46,6 +54,32 @@ def contradiction(one: Grade, other: Grade) -> str:
         if (a is None) != (b is None) or (a is not None and b is not None and abs(a - b) > SAME_NATS):
             return f"the perplexity of {model}"
     return ""
+
+
+def _is_a(value: object, kind: Any) -> bool:
+    """Whether a value is of a declared type, in all its parts; a whole number will do for a float.
+
+    Raises ValueError for a text that no file can hold, OverflowError for a number that no database can.
+    """
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        return any(_is_a(value, part) for part in parts)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_a(item, parts[0]) for item in value)
+    if origin is Mapping:
+        return isinstance(value, Mapping) and all(_is_a(k, parts[0]) and _is_a(v, parts[1]) for k, v in value.items())
+    if is_dataclass(kind):
+        return type(value) is kind and all(_is_a(getattr(value, name), of) for name, of in _declared(kind).items())
+    if isinstance(value, bool):
+        return kind is bool
+    if isinstance(value, str):
+        value.encode()
+    elif isinstance(value, int):
+        value.to_bytes(8, "big", signed=True)
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+_declared = functools.cache(get_type_hints)  # by a dataclass, the types of its fields
 
 
 def _objections(grade: Grade, submission: Submission, bench: Bench) -> Iterator[str]:
@@ -72,12 +106,11 @@ def _objections(grade: Grade, submission: Submission, bench: Bench) -> Iterator[
         yield "it does not say rightly whether anything was handed in"
     if grade.flags and grade.status is Status.GRADED:
         yield "it has flags that nobody would look at"
-    if not all(isinstance(text, str) for text in (grade.message, grade.graded_at, grade.notebook_json)):
-        yield "it is not made as a grade is"
-    if not all(
-        0 <= seconds < math.inf for seconds in (grade.wall_time_s, *(check.wall_time_s for check in grade.checks))
-    ):
-        yield "it took a time that is none"
+    if grade.late_days or grade.late_penalty:
+        yield "it takes off points for lateness, which is not a runner's to say"
+    longest = time_limit_s(bench)
+    if not all(0 <= took <= longest for took in (grade.wall_time_s, *(check.wall_time_s for check in grade.checks))):
+        yield f"it took a time that is none, or more than the {longest:.0f} s that a submission has"
     yield from _of_checks(grade, bench)
     yield from _of_models(grade, bench)
     parts: list[CheckResult | PerplexityScore] = [*grade.checks, *grade.perplexities]
@@ -113,6 +146,8 @@ def _of_models(grade: Grade, bench: Bench) -> Iterator[str]:
             earned = 0.0 if nats is None else credit(curve, nats)
             if not (_close(score.points, earned) and score.max_points == curve.points):
                 yield f"the points of {score.model} do not follow from its perplexity"
+        elif score.points:
+            yield f"{score.model} earned points that nobody offers"
 
 
 def _mean(score: PerplexityScore) -> float:

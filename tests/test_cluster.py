@@ -7,6 +7,7 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +19,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from distributed import Client
 
+from grader import runners
 from grader.bench import set_up
 from grader.benchmark.simulated import simulate
 from grader.config import load_assignment
+from grader.errors import InfrastructureError
 from tests.conftest import notebook_of
 from tests.loopback import ROOT, Loopback, kill_tree
 from tests.small import CHECK, course_in, grade_command, scores
@@ -165,6 +169,78 @@ def test_runners_grade_again_all_that_may_count(course: Path, loopback: Loopback
     assert "0 gain, 0 lose, 1 keep" in done.stdout
     assert (course / "out" / "logs" / "s0.log").read_text().count("by tcp://") == 4
     assert scores(course, "out") == {"s0": "2.0"}
+
+
+def test_nobody_is_believed_in_the_name_of_another(course: Path, loopback: Loopback) -> None:
+    """A runner that has passed vouches for its own answers only, whoever signs others with its address."""
+    loopback.runner()
+    loopback.wait_for(1)
+    honest = dict(loopback.environment)
+    with Client(loopback.address) as client:
+        (address,) = client.scheduler_info()["workers"]
+    loopback.environment |= {
+        "DASK_DISTRIBUTED__WORKER__PRELOAD": str([str(ROOT / "tests" / "liar.py")]),
+        "RUNNER": "signs",
+        "SIGNED": address,
+    }
+    loopback.runner()
+    loopback.environment = honest
+    loopback.wait_for(2)
+    rest(begin(course, loopback))
+    assert scores(course, "out") == EXPECTED, (course / "grade.log").read_text()
+
+
+def test_what_fails_on_one_runner_waits_for_another(tmp_path: Path) -> None:
+    """However long that has something else in hand: a broken one that is idle uses up one attempt of each at most."""
+    course = course_in(tmp_path, {f"s{i}": SLEEPY.format(seconds=8, factor=2) for i in range(3)})
+    with Loopback(course) as cluster:
+        cluster.runner()
+        cluster.wait_for(1)
+        cluster.environment |= {
+            "DASK_DISTRIBUTED__WORKER__PRELOAD": str([str(ROOT / "tests" / "liar.py")]),
+            "RUNNER": "fails",
+        }
+        cluster.runner()
+        cluster.wait_for(2)
+        events = rest(begin(course, cluster))
+    assert scores(course, "out") == {f"s{i}": "2.0" for i in range(3)}, (course / "grade.log").read_text()
+    failed = [event["student_id"] for event in events if event["event"] == "failed"]
+    assert len(failed) == len(set(failed))
+
+
+@pytest.mark.parametrize("command", ["grade", "worker"])
+@pytest.mark.parametrize("address", ["foo", "http://x:1", "tcp://:8786", "tcp://x:99999", "tls://x:1", "inproc://x:1"])
+def test_what_can_be_no_address_is_refused_before_anything_starts(command: str, address: str, course: Path) -> None:
+    """In one sentence that repeats it, and exit code 2: Dask would say it in tracebacks, and the worker for ever."""
+    worker = [sys.executable, "-m", "grader.cli", "worker", "--scheduler", address]
+    asked = worker if command == "worker" else grade_command(course, "out", "--scheduler", address)
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert f"--scheduler is {address!r}" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_a_worker_whose_runners_cannot_start_gives_up(
+    loopback: Loopback, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """After some times in a row: started again for ever, they would fill a disk with their messages."""
+    monkeypatch.setattr(runners, "RESTART_S", 0.1)
+    monkeypatch.setattr(runners, "LOOK_EVERY_S", 0.1)
+    slot = runners.Slot(resource="CPU", environment={"DASK_DISTRIBUTED__WORKER__PRELOAD": "no.such.module"})
+    with pytest.raises(InfrastructureError, match="as soon as they start, 5 times"):
+        runners.run(loopback.address, [slot, slot])
+    assert capfd.readouterr().err.count("No module named 'no") >= 2 * runners.FALSE_STARTS
+
+
+def test_a_worker_waits_for_a_scheduler_that_is_away(loopback: Loopback, course: Path) -> None:
+    """It is no false start of its runners."""
+    kill_tree(loopback.scheduler.pid)
+    loopback.scheduler.wait()
+    waiting = loopback.runner()
+    time.sleep(15)
+    assert waiting.poll() is None
+    loopback.start_scheduler()
+    loopback.wait_for(1)
 
 
 def test_an_address_without_a_scheduler_is_refused_with_a_sentence(course: Path) -> None:

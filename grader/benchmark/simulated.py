@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 
@@ -40,7 +40,7 @@ class _Sleepers(Cluster):
         super().__init__(address, None)
         self._made_up, self._task_s = unmeasured(_submission(0), bench, "a simulation"), task_s
 
-    def grade(self, submission: Submission, avoid: str = "") -> Future[Attempt]:
+    def grade(self, submission: Submission, avoid: Sequence[str] = ()) -> Future[Attempt]:
         return self._send(_sleep, self._task_s, self._made_up)
 
 

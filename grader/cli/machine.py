@@ -93,10 +93,11 @@ def worker(
     slots_per_gpu: Annotated[int, typer.Option("--slots-per-gpu", min=1, help="Submissions at a time, on each.")] = 1,
 ) -> None:
     """Start a runner: it grades what `grader grade --scheduler` hands out, until it is stopped."""
-    from grader.runners import Slot, run  # imports Dask
+    from grader.runners import Slot, require_address, run  # imports Dask
 
     if gpus not in ("auto", "none"):
         raise UsageError(f"--gpus is {gpus!r}; expected auto or none (CUDA_VISIBLE_DEVICES chooses among them).")
+    require_address(scheduler, "worker")
     tier = usable_tier(False)
     offered = [Slot(resource="CPU", environment={})] * slots
     try:

@@ -18,7 +18,7 @@ def answer(student_id: str, worker: str, outcome: Outcome = Outcome.PASSED) -> A
 
 
 def take(audit: Audit, student_id: str, worker: str, outcome: Outcome = Outcome.PASSED) -> Ruling:
-    return audit.take(answer(student_id, worker, outcome), has_others=True)
+    return audit.take(answer(student_id, worker, outcome), has_others=True, is_final=worker == HERE)
 
 
 def students(ruling: Ruling) -> list[str]:
@@ -116,15 +116,44 @@ def test_who_confirms_the_liar_is_believed_no_longer_than_the_liar() -> None:
     assert audit.heard("bob") == []
 
 
-def test_a_single_answer_stands_if_nobody_can_confirm_it() -> None:
-    """And two that contradict each other do not."""
-    audit = Audit(0)
+def test_a_single_answer_stands_unconfirmed_only_if_its_runner_has_passed() -> None:
+    """Neither that of a runner nobody has confirmed yet, nor two that contradict each other."""
+    audit = Audit(1)
     take(audit, "ann", "a")
-    assert students(audit.give_up("ann")) == ["ann"]
+    assert audit.rests_on_trial("ann")
+    assert students(audit.give_up("ann")) == []
+    take(audit, "bob", "a")
+    take(audit, "bob", "b")
+    take(audit, "cyd", "a")
+    assert not audit.rests_on_trial("cyd")
+    assert students(audit.give_up("cyd")) == ["cyd"]
+    take(audit, "dan", "a")
+    take(audit, "dan", "b", Outcome.FAILED)
+    assert students(audit.give_up("dan")) == []
+
+
+def test_this_machine_can_be_the_second_to_grade() -> None:
+    """Who agrees with it has passed, and what was held of him stands; else only this machine's grade does."""
     audit = Audit(0)
+    for student_id in ("ann", "bob"):
+        take(audit, student_id, "a")
+    assert students(take(audit, "ann", HERE)) == ["ann", "bob"]
+    audit = Audit(0)
+    for student_id in ("ann", "bob"):
+        take(audit, student_id, "liar", Outcome.FAILED)
+    ruling = take(audit, "ann", HERE)
+    assert [(one.submission.student_id, one.worker) for one in ruling.stands] == [("ann", HERE)]
+    assert again(ruling) == ["bob"]
+
+
+def test_the_grade_of_this_machine_is_tested_by_nobody() -> None:
+    """Also if those who contradicted each other are believed no longer by the time it has graded."""
+    audit = Audit(1)
     take(audit, "ann", "a")
     take(audit, "ann", "b", Outcome.FAILED)
-    assert students(audit.give_up("ann")) == []
+    for worker in ("a", "b"):
+        audit.expose(worker)
+    assert students(take(audit, "ann", HERE)) == ["ann"]
 
 
 def test_every_answer_is_confirmed_with_a_share_of_one_and_none_without_others() -> None:
