@@ -262,7 +262,7 @@ class _Batch:
                 if who is self._workers:
                     self._able.add(worker)
                     self._faults.pop(worker, None)
-                    self._lacking.pop(worker, None)
+                self._lacking.pop(worker, None)
                 answer = Answer(submission=submission, worker=worker, attempt=done, grade=done.grade)
                 self._take(answer, is_final=who is self._judge)
             elif len(self._stops) < 2:  # else we have ended it ourselves
@@ -331,6 +331,7 @@ class _Batch:
         if isinstance(error, PackageMissing):
             since = self._lacking.setdefault(worker, time.monotonic())
             return time.monotonic() - since < LACKING_S
+        self._lacking.pop(worker, None)
         return isinstance(error, SchedulerLost)
 
     def _note_fault(self, student_id: str, worker: str) -> None:
@@ -357,7 +358,7 @@ class _Batch:
             self._attempts[student_id] += 1
             if who is self._workers:
                 self._note_fault(student_id, worker)
-                self._failed_on[student_id].insert(0, worker)
+                self._failed_on[student_id][:0] = [worker] if worker else []
         self._tell("failed", submission, worker, message=done.fault, log=done.log)
         if not self._is_used_up(submission):
             ready_at = time.monotonic() + BACK_OFF_S * 2 ** (max(self._attempts[student_id], 1) - 1)

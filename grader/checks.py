@@ -26,6 +26,7 @@ import pytest
 from grader.errors import AssignmentError, InfrastructureError
 from grader.sandbox.bridge import SessionOver, StudentError
 from grader.sandbox.student import Student
+from grader.sandbox.wire import storable
 from grader.types import Assignment, Check, CheckResult, Outcome
 
 MESSAGE_LIMIT = 600  # characters
@@ -195,7 +196,7 @@ class _Plugin:
     def _record(self, check_id: str, outcome: Outcome, message: str = "", mistake: str = "") -> None:
         self._to_run[check_id] -= 1
         if check_id not in self._verdicts or self._verdicts[check_id][0] is Outcome.PASSED:
-            self._verdicts[check_id] = (outcome, message[:MESSAGE_LIMIT], mistake)
+            self._verdicts[check_id] = (outcome, storable(message[:MESSAGE_LIMIT]), mistake)
 
 
 @contextlib.contextmanager

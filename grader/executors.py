@@ -116,8 +116,7 @@ class LocalWorkers(Workers):
     def __init__(self, jobs: int, bench: Bench | None, limit_s: float | None = None) -> None:
         """None of them starts before there is a task for it; `limit_s` bounds a task (default: by the profile)."""
         self._limit_s = limit_s if limit_s is not None or bench is None else time_limit_s(bench)
-        # what a process is started with goes through a pipe that blocks when it is full and nobody reads: not this
-        self._bench = anonymous_file(pickle.dumps(bench))
+        self._bench = _Carried(bench)
         self._workers = [_Worker(f"worker {number}", bench, self._bench) for number in range(1, jobs + 1)]
         self._threads = ThreadPoolExecutor(jobs, "worker")
         self._tasks: WeakKeyDictionary[Future[Any], _Task] = WeakKeyDictionary()
@@ -150,9 +149,7 @@ class LocalWorkers(Workers):
         self._threads.shutdown(wait, cancel_futures=cancel_futures)
         for worker in self._workers:
             worker.close()
-        if self._bench >= 0:
-            os.close(self._bench)
-        self._bench = -1
+        self._bench.close()
 
     def _run(self, task: _Task) -> Any:
         worker = self._idle.get()
@@ -161,6 +158,27 @@ class LocalWorkers(Workers):
             return worker.call(task.call, self._limit_s)
         finally:
             self._idle.put(worker)
+
+
+class _Carried:
+    """The bench as a nameless file, for processes to read.
+
+    What a process is started with goes through a pipe, which blocks for ever when it is full and nobody reads.
+    """
+
+    def __init__(self, bench: Bench | None) -> None:
+        self._bench, self._fd = bench, -1
+
+    def place(self) -> str:
+        """Its path; the file is made for the first who asks."""
+        if self._fd < 0:
+            self._fd = anonymous_file(pickle.dumps(self._bench))
+        return f"/proc/{os.getpid()}/fd/{self._fd}"
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
 
 
 @dataclass(slots=True)
@@ -172,10 +190,9 @@ class _Task:
 class _Worker:
     """One process, which is started when it is needed, and again after it was lost."""
 
-    def __init__(self, name: str, bench: Bench | None, bench_fd: int) -> None:
-        """`bench_fd` is a file with the bench, which the process reads."""
+    def __init__(self, name: str, bench: Bench | None, carried: _Carried) -> None:
         self.name = name
-        self._bench, self._bench_fd = bench, bench_fd
+        self._bench, self._carried = bench, carried
         self._pool: ProcessPoolExecutor | None = None
         self._pid = 0
         self._is_killed = False
@@ -208,11 +225,15 @@ class _Worker:
         """Start the process; the future is there once it is ready."""
         context = multiprocessing.get_context("spawn")
         line = template_line(self._bench) if self._bench else None
-        place = f"/proc/{os.getpid()}/fd/{self._bench_fd}"
         others = multiprocessing.active_children()
         with line or contextlib.nullcontext():  # the process takes its end along, and nobody else is to hold it
-            self._pool = ProcessPoolExecutor(1, context, initializer=_start_worker, initargs=(place, line))
-            starting = self._pool.submit(os.getpid)
+            try:
+                given = (self._carried.place(), line)
+                pool = ProcessPoolExecutor(1, context, initializer=_start_worker, initargs=given)
+                starting = pool.submit(os.getpid)
+            except OSError as error:
+                raise WorkerLost(f"its worker process could not be started: {error.strerror}") from error
+        self._pool = pool
         started = [child for child in multiprocessing.active_children() if child not in others]
         self._pid = next((child.pid for child in started if child.pid), 0)
         return starting

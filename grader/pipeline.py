@@ -146,7 +146,7 @@ def _examine(notebook: bytes, params: Mapping[str, bytes], submission: Submissio
     """
     started, deaths, is_in_doubt, ends = time.monotonic(), Counter[str](), False, 0
     work: _Work | None = None
-    while work is None or time.monotonic() - started < bench.profile.limits.total_wall_s:
+    while not ends or time.monotonic() - started < bench.profile.limits.total_wall_s:
         with _session(notebook, params, bench) as session:
             execution = session.execute()
             said = execution.message and f" ({execution.message})"
@@ -296,7 +296,8 @@ def _open_class(student: Student, bench: Bench) -> tuple[Curve, ...]:
         names = student.stubs.open_class(sorted(known))
     except StudentError:
         return ()
-    fit = [name for name in names if isinstance(name, str) and 0 < len(name) <= 40] if isinstance(names, list) else []
+    words = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    fit = [name for name in words if 0 < len(name) <= 40 and name.isprintable()]
     chosen = sorted(set(fit) - known)[:MOST_OPEN]
     return tuple(Curve(model=name, relative_to="", credit=((0.0, 0.0),)) for name in chosen)
 

@@ -166,7 +166,7 @@ def _line(who: str, said: str) -> str:
 def _append(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as stream:
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as stream:
             stream.write(text)
     except OSError as error:
         log.warning("%s lacks what was just said: %s", path, error.strerror)

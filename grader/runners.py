@@ -134,6 +134,8 @@ def on_runner(
 def _hire(sha256: str, limit_s: float | None) -> LocalWorkers:
     if sha256 not in _hired:
         _let_go()
+        if sha256 not in _packages:  # taken away at this moment
+            raise PackageMissing("the runner has not got the batch's package")
         package = _packages[sha256]
         folder = tempfile.TemporaryDirectory(prefix="grader-")
         bench = unpack(package, Path(folder.name)) if package else None

@@ -79,7 +79,7 @@ class Session:
         self.limits = limits
         self.device = "gpu" if lease else "cpu"
         self._python = python
-        self._check_deadline = math.inf
+        self._check_deadline, self._timed_from = math.inf, -math.inf
         self._killed_for: Outcome | None = None
         self._over: SessionOver | None = None
         self._exit_status: object = None  # of the kernel, by the word of the sandbox
@@ -144,8 +144,9 @@ class Session:
 
     def _watch(self) -> None:
         """Kill the sandbox when it is out of time or of memory; closing the sockets wakes every reader."""
-        while not self._closed.wait(WATCH_INTERVAL_S):
-            self._clock.look()
+        while not self._waited():
+            if self._killed_for:
+                continue
             if time.monotonic() > self._hard_deadline:
                 self._killed_for = Outcome.TIMED_OUT
             elif uses_more_than(self.limits.memory_bytes, self._sealed.process.pid):
@@ -153,7 +154,13 @@ class Session:
             else:
                 continue
             self._sealed.kill()
-            return
+
+    def _waited(self) -> bool:
+        """Whether the session was closed meanwhile."""
+        self._clock.start()
+        is_closed = self._closed.wait(WATCH_INTERVAL_S)
+        self._clock.look(is_last=True)
+        return is_closed
 
     # -- the run of the notebook ------------------------------------------------------------------------------
 
@@ -182,9 +189,9 @@ class Session:
         message, body = self._event(max(0.1, started + allowance - time.monotonic()))
         if message.get("event") != "executed":
             raise wire.WireError("an unknown event")
-        outcome, text = _outcome(message.get("outcome")), str(message.get("message"))[:500]
-        if outcome is Outcome.TIMED_OUT:
-            self._clock.require_it_went_on()
+        outcome, text = _outcome(message.get("outcome")), wire.storable(str(message.get("message"))[:500])
+        if outcome is Outcome.TIMED_OUT and time.monotonic() - started >= self.limits.notebook_wall_s:  # and not of CPU
+            self._clock.require_it_went_on(started)
         self._exit_status = message.get("status")
         try:
             hello, _ = self._receive(time.monotonic() + GUEST_START_S)
@@ -217,7 +224,7 @@ class Session:
             return Outcome.PROTOCOL_VIOLATION
         outcome = self._killed_for or (Outcome.TIMED_OUT if isinstance(error, TimeoutError) else None)
         if outcome is Outcome.TIMED_OUT:
-            self._clock.require_it_went_on()
+            self._clock.require_it_went_on(self._hard_deadline - self.limits.total_wall_s)
         if outcome:
             return outcome
         if oom_kills() > self._oom_kills:
@@ -239,7 +246,8 @@ class Session:
 
     def give_time(self, seconds: float | None) -> None:
         """All requests from now on share so much time; None: each has the limit of one call."""
-        self._check_deadline = math.inf if seconds is None else time.monotonic() + seconds
+        self._timed_from = time.monotonic()
+        self._check_deadline = math.inf if seconds is None else self._timed_from + seconds
 
     def request(self, message: dict[str, Any], values: Mapping[str, Any] | None = None) -> Any:
         """One request and its answer. Raises StudentError; SessionOver if nothing more can be asked."""
@@ -279,6 +287,8 @@ class Session:
             return self._answered(answer, body)
 
     def _deadline(self) -> float:
+        if self._check_deadline == math.inf:
+            self._timed_from = time.monotonic()
         return min(self._check_deadline, time.monotonic() + self.limits.check_wall_s)
 
     @contextlib.contextmanager
@@ -302,7 +312,7 @@ class Session:
         error = answer.get("error")
         if not isinstance(error, dict):
             raise wire.WireError("an answer of no known kind")
-        kind, text = str(error.get("type"))[:80], str(error.get("message"))
+        kind, text = wire.storable(str(error.get("type"))[:80]), wire.storable(str(error.get("message")))
         if kind == "NotImplementedError":
             raise StudentError(Outcome.MISSING, "This part is still the stub: it raises NotImplementedError.")
         if kind == "MemoryError":
@@ -362,7 +372,7 @@ class Session:
         return self._answered(answer, body)
 
     def _late(self) -> StudentError:
-        self._clock.require_it_went_on()
+        self._clock.require_it_went_on(self._timed_from)
         return StudentError(Outcome.TIMED_OUT, f"The code was still running after {self.limits.check_wall_s:.0f} s.")
 
     def _send(self, frame: bytes, deadline: float) -> None:

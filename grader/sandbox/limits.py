@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import platform
 import struct
@@ -156,18 +157,24 @@ class Clock:
     """Notices that this process, or the whole machine, stood still: who is late then may have had no time."""
 
     def __init__(self) -> None:
-        self._looked_at, self._stood_still_s = time.monotonic(), 0.0
+        self._looked_at = math.inf  # nobody looks
+        self._went_on_at, self._stood_still_s = -math.inf, 0.0
 
-    def look(self) -> None:
-        """To be called again and again, at much shorter intervals than STOOD_STILL_S."""
+    def start(self) -> None:
+        """From now on somebody looks at much shorter intervals than STOOD_STILL_S, until a look that is the last."""
+        self._looked_at = time.monotonic()
+
+    def look(self, *, is_last: bool = False) -> None:
+        """Take note if the time since the last look was long."""
         now = time.monotonic()
-        self._stood_still_s = max(self._stood_still_s, now - self._looked_at)
-        self._looked_at = now
+        if now - self._looked_at > STOOD_STILL_S:
+            self._went_on_at, self._stood_still_s = now, now - self._looked_at
+        self._looked_at = math.inf if is_last or self._looked_at == math.inf else now
 
-    def require_it_went_on(self) -> None:
-        """Raises InfrastructureError if time has passed in which nobody could do anything."""
+    def require_it_went_on(self, since: float) -> None:
+        """Raises InfrastructureError if there was time since then in which nobody could do anything."""
         self.look()
-        if self._stood_still_s > STOOD_STILL_S:
+        if self._went_on_at > since:
             raise InfrastructureError(
                 f"the grader, or the whole machine, stood still for {self._stood_still_s:.0f} s while a notebook ran."
             )

@@ -103,6 +103,20 @@ def test_a_worker_that_is_hit_while_it_starts_is_lost_like_any(
         assert workers.submit(abs, -2).result(60) == 2
 
 
+def test_a_worker_that_cannot_be_started_is_lost_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process to be had at this moment: the next task finds one."""
+
+    def refused(*_: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    with LocalWorkers(1, None) as workers:
+        with monkeypatch.context() as patch:
+            patch.setattr(executors.ProcessPoolExecutor, "submit", refused)
+            with pytest.raises(WorkerLost, match="could not be started: Resource temporarily unavailable"):
+                workers.submit(abs, -1).result(30)
+        assert workers.submit(abs, -2).result(60) == 2
+
+
 def test_what_goes_on_for_ever_is_ended(processes: Workers) -> None:
     """After the time limit it is lost, and its worker has ended too: the next task does not wait for it."""
     endless = [processes.submit(after, 600.0, "never") for _ in range(2)]

@@ -298,6 +298,14 @@ def test_memory_that_the_machine_lacks_is_our_fault(start: Start, monkeypatch: p
         session.execute()
 
 
+def test_what_an_exception_says_can_be_written_to_a_file(start: Start) -> None:
+    """A lone surrogate, which UTF-8 cannot hold, is told as an escape."""
+    session = start("def f(): raise ValueError('bad \\udcff byte')")
+    session.execute()
+    with pytest.raises(StudentError, match=r"bad \\udcff byte"):
+        Student(session, "").f()
+
+
 def test_a_call_stuck_in_native_code_ends_the_session_in_time(start: Start) -> None:
     """What cannot be interrupted is given up after the limit and the grace, as TIMED_OUT."""
     session = start(

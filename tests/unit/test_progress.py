@@ -60,6 +60,13 @@ def test_a_grade_that_is_withdrawn_is_not_done() -> None:
     assert (standing.done, standing.by_status) == (1, {"graded": 1})
 
 
+def test_a_log_takes_what_no_file_can_hold(tmp_path: Path) -> None:
+    """A lone surrogate, of a student's exception, does not end the batch."""
+    with Progress(tmp_path, 1, lambda event, standing: None) as progress:
+        progress(event("graded", "ada", grade=a_grade("ada"), log="model rnn: RAISED (bad \udcff byte)"))
+    assert "(bad \\udcff byte)" in log_of(tmp_path, "ada").read_text()
+
+
 def test_another_terminal_reads_how_it_stands(tmp_path: Path) -> None:
     """During the batch and after its end; the log of each student says what became of every attempt."""
     with Progress(tmp_path, 2, lambda event, standing: None) as progress:
