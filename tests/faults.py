@@ -42,15 +42,17 @@ def disturb(course: Path, out: str, kills: int, dice: random.Random) -> Counter[
     killed: Counter[str] = Counter()
     process = start(course, out)
     while killed.total() < kills:
-        time.sleep(dice.uniform(0.1, 4.0))  # a batch takes up to 2 s to start its workers
+        time.sleep(dice.uniform(0.1, 7.0))  # a batch takes some seconds to start its workers
         if process.poll() is not None:
             process = start(course, out)
             continue
         try:
             family = psutil.Process(process.pid).children(recursive=True)
-            victim = dice.choice([psutil.Process(process.pid), *family])
-            kind = kind_of(victim)
-            victim.kill()
+            kinds: dict[str, list[psutil.Process]] = {}
+            for member in [psutil.Process(process.pid), *family]:
+                kinds.setdefault(kind_of(member), []).append(member)
+            kind = dice.choice(sorted(kinds))  # first, as there are many processes of some kinds
+            dice.choice(kinds[kind]).kill()
         except psutil.NoSuchProcess:
             continue
         killed[kind] += 1
