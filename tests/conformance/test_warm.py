@@ -287,10 +287,12 @@ def test_a_line_to_a_template_ends_alone_and_the_template_ends_all(tier: str, te
         assert another
         another.close()
     finally:
-        if not template.is_gone:
-            template.close()
         for session in sessions:
             session.close()
+        for one in lines:
+            one.close()
+        if not template.is_gone:
+            template.close()
 
 
 def test_where_there_can_be_no_template_sandboxes_start_cold(tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
