@@ -12,8 +12,10 @@ demo: setup
 	@$(BIN)/python -m tests.submissions $(DEMO)/class
 	@$(BIN)/grader grade $(DEMO)/class -o $(DEMO) --profile smoke --jobs $(JOBS)
 
+# those that are slow grade whole classes by several processes already
 test: lint
-	@$(BIN)/pytest -n $(JOBS) --dist worksteal
+	@$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow"
+	@$(BIN)/pytest -m slow
 
 lint: setup
 	@$(BIN)/ruff check .
