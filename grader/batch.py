@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import signal
-import sys
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,13 +21,12 @@ from grader.errors import GraderError, InfrastructureError, PackageMissing, Sche
 from grader.executors import Attempt, InProcess, LocalWorkers, Workers, grade_proven
 from grader.gradebook import Gradebook
 from grader.pipeline import unmeasured
+from grader.stopping import Interrupted, heeding, patiently
 from grader.types import Grade, Status, Submission
 from grader.verify import objection
 
 ATTEMPTS = 3
 BACK_OFF_S = 2.0  # before the second attempt; twice as long before the third
-WRITE_ATTEMPTS = 12  # about four minutes
-MOST_BACK_OFF_S = 30.0
 LACKING_S = 60.0  # a runner may be without the batch's package, until it is brought again
 LOOK_EVERY_S = 0.5  # at who is there and who has asked to stop
 
@@ -49,10 +45,6 @@ class Event:
 
 
 Watch = Callable[[Event], None]
-
-
-class Interrupted(Exception):
-    """The user stopped the batch; what was finished is recorded."""
 
 
 def hire(bench: Bench, *, jobs: int, scheduler: str = "") -> Workers:
@@ -109,8 +101,8 @@ def grade_batch(
             if attempt == 1 or not _is_on_record(book, grade):  # what is lost may be no more than the answer to it
                 book.add(run_id, grade)
 
-        _patiently(lambda attempt: publish(grade), stops)
-        _patiently(add, stops)
+        patiently(lambda attempt: publish(grade), stops)
+        patiently(add, stops)
 
     if pending:
         _Batch(pending, bench, workers(), record, watch, audit, stops).run()
@@ -139,26 +131,6 @@ def grade_each(
 def _is_on_record(book: Gradebook, grade: Grade) -> bool:
     known = ((held.key, held.status, held.graded_at) for held in book.history(grade.student_id))
     return (grade.key, grade.status, grade.graded_at) in known
-
-
-def _patiently(write: Callable[[int], None], stops: Sequence[int]) -> None:
-    """Write, again after a while if the disk or the database refuses: `write` is told which attempt it is.
-
-    Raises:
-        InfrastructureError: in the end.
-        Interrupted: it did not come to that before a second signal to stop.
-    """
-    for attempt in itertools.count(1):
-        try:
-            return write(attempt)
-        except InfrastructureError as error:
-            if attempt == WRITE_ATTEMPTS:
-                raise
-            until = time.monotonic() + min(MOST_BACK_OFF_S, BACK_OFF_S * 2 ** (attempt - 1))
-            while len(stops) < 2 and time.monotonic() < until:
-                time.sleep(LOOK_EVERY_S)
-            if len(stops) > 1:
-                raise Interrupted from error
 
 
 class _Batch:
@@ -193,7 +165,7 @@ class _Batch:
     def run(self) -> None:
         """Grade all. Raises Interrupted after Ctrl-C or SIGTERM; a second one ends what runs at once."""
         try:
-            with _heeding(self._stops, self._kill):
+            with heeding(self._stops, self._kill):
                 while (self._waiting or self._disputed or self._put_off or self._in_hand) and len(self._stops) < 2:
                     slots = self._workers.slots
                     if not self._stops:
@@ -385,25 +357,6 @@ class _Batch:
         grade = unmeasured(submission, self._bench, f"Not graded, by a fault of ours: {fault}")
         self._record(grade)
         self._tell("graded", submission, worker, grade=grade)
-
-
-@contextmanager
-def _heeding(stops: list[int], kill: Callable[[], None]) -> Iterator[None]:
-    """Note the signals that ask this process to stop; nothing is torn out of the middle of a record by them."""
-
-    def note(number: int, _frame: object) -> None:
-        stops.append(number)
-        if len(stops) == 1:
-            print("Stopping: finishing what runs (press Ctrl-C again to stop at once).", file=sys.stderr)
-        else:
-            kill()
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def ungraded(grades: Iterable[Grade]) -> list[Grade]:

@@ -26,8 +26,7 @@ import pytest
 from grader.errors import AssignmentError, InfrastructureError
 from grader.sandbox.bridge import SessionOver, StudentError
 from grader.sandbox.student import Student
-from grader.sandbox.wire import storable
-from grader.types import Assignment, Check, CheckResult, Outcome
+from grader.types import Assignment, Check, CheckResult, Outcome, storable
 
 MESSAGE_LIMIT = 600  # characters
 STALLED_AFTER_S = 300.0  # of one test, calls into the student's code included, which have limits of their own

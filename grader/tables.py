@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
 from grader.place import KNOWN
+from grader.types import storable
 
 MYSQL = ("mysql", "mariadb")  # by which of the two a URL may call either
 
@@ -46,7 +47,7 @@ class _Text(_Held):
     def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
         if value is None:
             return None
-        text = value.encode("utf-8", "backslashreplace").decode("utf-8")
+        text = storable(value)
         if dialect.name == "oracle":
             text = text or " "
         return text if dialect.name in ("sqlite", *MYSQL) else text.replace("\0", "\\x00")

@@ -7,6 +7,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 
+def storable(text: str) -> str:
+    """The same as files and databases can hold it: a lone surrogate, which UTF-8 has not, as `\\udcff`."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class Outcome(str, Enum):
     """What became of one check or of one run of student code."""
 

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 import pytest
 
-from grader import batch
+from grader import batch, stopping
 from grader.batch import grade_batch
 from grader.bench import set_up
 from grader.config import load_assignment
@@ -233,11 +233,25 @@ def test_a_curve_that_is_relative_to_nothing_is_refused(course: Path) -> None:
     assert "relative to 'tetragram'; the baselines are uniform, unigram, trigram" in done.stderr
 
 
-def test_a_batch_killed_in_the_middle_ends_in_the_same_grades(course: Path) -> None:
-    """SIGKILL to the coordinator leaves no process, loses no grade, and the same command finishes the work."""
-    process = subprocess.Popen(grade_command(course, "out", "--jobs", "1"), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+def begun(course: Path) -> subprocess.Popen[str]:
+    """A batch with one worker that has recorded its first grade."""
+    process = subprocess.Popen(
+        grade_command(course, "out", "--jobs", "1"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     assert "right" in process.stdout.readline()
+    return process
+
+
+def require_it_goes_on(course: Path) -> None:
+    """The same command grades the rest."""
+    assert subprocess.run(grade_command(course, "out"), cwd=ROOT, capture_output=True).returncode == 0
+    assert scores(course, "out") == {"right": "2.0", "slow": "2.0", "wrong": "0.0"}
+
+
+def test_a_batch_killed_in_the_middle_ends_in_the_same_grades(course: Path) -> None:
+    """SIGKILL to the coordinator leaves no process, loses no grade, and the same command finishes the work."""
+    process = begun(course)
     family = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.communicate()
@@ -250,9 +264,7 @@ def test_a_batch_killed_in_the_middle_ends_in_the_same_grades(course: Path) -> N
 
 def test_a_worker_that_is_killed_costs_nobody_a_point(course: Path) -> None:
     """What it had in hand is graded again by another worker."""
-    process = subprocess.Popen(grade_command(course, "out", "--jobs", "1"), cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert "right" in process.stdout.readline()
+    process = begun(course)
     workers = [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
     workers[0].kill()
     process.communicate(timeout=60)
@@ -286,28 +298,19 @@ def test_a_batch_goes_on_when_nobody_can_read_it(tmp_path: Path, place: str) -> 
 
 def test_ctrl_c_finishes_what_runs_and_can_be_resumed(course: Path) -> None:
     """Exit code 130; what was in hand is recorded, the rest is graded by the same command."""
-    process = subprocess.Popen(
-        grade_command(course, "out", "--jobs", "1"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert "right" in process.stdout.readline()
+    process = begun(course)
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     _, complaint = process.communicate(timeout=60)
     assert process.returncode == 130, complaint
     assert "Traceback" not in complaint
     assert scores(course, "out") == {"right": "2.0", "slow": "2.0"}
-    assert subprocess.run(grade_command(course, "out"), cwd=ROOT, capture_output=True).returncode == 0
-    assert scores(course, "out") == {"right": "2.0", "slow": "2.0", "wrong": "0.0"}
+    require_it_goes_on(course)
 
 
 def test_a_second_ctrl_c_stops_at_once_and_blames_nobody(course: Path) -> None:
     """Exit code 130; what was in hand is in no record and in no log as a fault, and is graded by the same command."""
-    process = subprocess.Popen(
-        grade_command(course, "out", "--jobs", "1"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert "right" in process.stdout.readline()
+    process = begun(course)
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     time.sleep(0.2)
@@ -320,17 +323,12 @@ def test_a_second_ctrl_c_stops_at_once_and_blames_nobody(course: Path) -> None:
     command = [sys.executable, "-m", "grader.cli", "status", str(course / "out")]
     stands = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
     assert "1/3 done  0 running  2 queued" in stands
-    assert subprocess.run(grade_command(course, "out"), cwd=ROOT, capture_output=True).returncode == 0
-    assert scores(course, "out") == {"right": "2.0", "slow": "2.0", "wrong": "0.0"}
+    require_it_goes_on(course)
 
 
 def test_a_second_ctrl_c_is_heard_while_the_gradebook_is_locked(course: Path) -> None:
     """Exit code 130 in some seconds, not after all attempts to write; the same command grades the rest."""
-    process = subprocess.Popen(
-        grade_command(course, "out", "--jobs", "1"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert "right" in process.stdout.readline()
+    process = begun(course)
     with closing(sqlite3.connect(course / "out" / "gradebook.sqlite", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         time.sleep(6)  # by now the next grade is to be written
@@ -341,8 +339,7 @@ def test_a_second_ctrl_c_is_heard_while_the_gradebook_is_locked(course: Path) ->
         process.send_signal(signal.SIGINT)
         _, complaint = process.communicate(timeout=30)
     assert (process.returncode, "Traceback" in complaint) == (130, False), complaint
-    assert subprocess.run(grade_command(course, "out"), cwd=ROOT, capture_output=True).returncode == 0
-    assert scores(course, "out") == {"right": "2.0", "slow": "2.0", "wrong": "0.0"}
+    require_it_goes_on(course)
 
 
 def test_a_fault_of_ours_is_never_a_zero(course: Path, tier: str) -> None:
@@ -386,7 +383,7 @@ def test_a_grade_whose_recording_failed_is_recorded_once(
             raise InfrastructureError("the server is gone")
 
     monkeypatch.setattr(Gradebook, "add", failing)
-    monkeypatch.setattr(batch, "BACK_OFF_S", 0.0)
+    monkeypatch.setattr(stopping, "PAUSE_S", 0.0)
     with Gradebook.open(course / "book.sqlite") as book:
         run_id = book.begin_run(command="test", profile="smoke", started_at="2026-01-01T00:00:00+00:00")
         one = [s for s in collect(course / "submitted", course / "work") if s.student_id == "right"]

@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from grader.batch import Interrupted
 from grader.bench import set_up
 from grader.benchmark.batches import memory, pool, pool_size
 from grader.benchmark.costs import counting, reading, require_solution, sandbox_start, submission
@@ -26,6 +25,7 @@ from grader.errors import UsageError
 from grader.sandbox.selftest import can_be_warm
 from grader.sandbox.tiers import NONE
 from grader.selftest import small
+from grader.stopping import Interrupted
 from grader.terminal import bar, measured, say
 from grader.types import Assignment, Profile
 

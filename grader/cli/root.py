@@ -12,10 +12,10 @@ from typer._click.exceptions import (
 )  # typer carries its own click, and names only some of its errors
 
 from grader import __version__
-from grader.batch import Interrupted
 from grader.cli import bench, course, grading, machine, records  # noqa: F401  each registers its commands
 from grader.cli.common import app
 from grader.errors import GraderError
+from grader.stopping import Interrupted
 from grader.terminal import say
 
 INTERRUPTED = 130

@@ -11,7 +11,6 @@ import math
 import signal
 import socket
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,17 +20,17 @@ from grader.errors import InfrastructureError, SandboxUnavailable, SubmissionErr
 from grader.sandbox import wire
 from grader.sandbox.launch import Sealed
 from grader.sandbox.lease import Lease
-from grader.sandbox.limits import Clock, oom_kills, rlimits, uses_more_than
+from grader.sandbox.limits import oom_kills, rlimits
 from grader.sandbox.references import arrive, leave
 from grader.sandbox.runtime import version_of
-from grader.types import Execution, Limits, Outcome
+from grader.sandbox.watcher import Watcher
+from grader.types import Execution, Limits, Outcome, storable
 
 START_WALL_S = 60.0  # for the interpreter and the kernel to come up; a fault of ours beyond that
 INTERRUPT_GRACE_S = 3.0
 STOP_GRACE_S = 40.0  # for the runner to stop a notebook that is out of time, and to say so
 STATUS_S = 5.0  # for the runner to say how the kernel ended
 GUEST_START_S = 20.0  # for the kernel to answer after its last cell
-WATCH_INTERVAL_S = 0.5
 _FROM_OUTSIDE = tuple(-number for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT))
 ALWAYS = {"PYTHONBREAKPOINT": "0"}  # of every notebook's environment: a breakpoint that was left behind stops nobody
 
@@ -80,12 +79,10 @@ class Session:
         self.device = "gpu" if lease else "cpu"
         self._python = python
         self._check_deadline, self._timed_from = math.inf, -math.inf
-        self._killed_for: Outcome | None = None
         self._over: SessionOver | None = None
         self._exit_status: object = None  # of the kernel, by the word of the sandbox
         self.was_killed = False  # by something unknown: see _cause
         self._asked: deque[list[Callable[..., Any]]] = deque()  # of each request without an answer, its callbacks
-        self._closed = threading.Event()
         self._oom_kills = oom_kills()
         job = {
             "files": [[name, len(data)] for name, data in files.items()],
@@ -103,10 +100,7 @@ class Session:
         frame = wire.pack(job, b"".join(files.values()) + notebook)
         start = warm_start(environment) if warm and lease is None else None
         self._sealed = Sealed(tier, frame, python=python, private=private, lease=lease, environment=start)
-        self._hard_deadline = time.monotonic() + limits.total_wall_s
-        self._clock = Clock()
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
-        self._watcher.start()
+        self._watcher = Watcher(self._sealed, limits)
 
     def __enter__(self) -> Session:
         return self
@@ -116,11 +110,8 @@ class Session:
 
     def close(self) -> None:
         """End the sandbox; nothing of it is left. Closing twice is no error."""
-        if self._closed.is_set():
-            return
-        self._closed.set()
-        self._watcher.join()
-        self._sealed.close()
+        if self._watcher.close():
+            self._sealed.close()
 
     @property
     def pid(self) -> int:
@@ -141,26 +132,6 @@ class Session:
     def asks_for_trial(self) -> bool:
         """Whether something happened that a broken GPU could explain; a trial of ours then says whether it does."""
         return self._failed or self._over is not None
-
-    def _watch(self) -> None:
-        """Kill the sandbox when it is out of time or of memory; closing the sockets wakes every reader."""
-        while not self._waited():
-            if self._killed_for:
-                continue
-            if time.monotonic() > self._hard_deadline:
-                self._killed_for = Outcome.TIMED_OUT
-            elif uses_more_than(self.limits.memory_bytes, self._sealed.process.pid):
-                self._killed_for = Outcome.MEMORY_EXCEEDED
-            else:
-                continue
-            self._sealed.kill()
-
-    def _waited(self) -> bool:
-        """Whether the session was closed meanwhile."""
-        self._clock.start()
-        is_closed = self._closed.wait(WATCH_INTERVAL_S)
-        self._clock.look(is_last=True)
-        return is_closed
 
     # -- the run of the notebook ------------------------------------------------------------------------------
 
@@ -189,9 +160,9 @@ class Session:
         message, body = self._event(max(0.1, started + allowance - time.monotonic()))
         if message.get("event") != "executed":
             raise wire.WireError("an unknown event")
-        outcome, text = _outcome(message.get("outcome")), wire.storable(str(message.get("message"))[:500])
+        outcome, text = _outcome(message.get("outcome")), storable(str(message.get("message"))[:500])
         if outcome is Outcome.TIMED_OUT and time.monotonic() - started >= self.limits.notebook_wall_s:  # and not of CPU
-            self._clock.require_it_went_on(started)
+            self._watcher.clock.require_it_went_on(started)
         self._exit_status = message.get("status")
         try:
             hello, _ = self._receive(time.monotonic() + GUEST_START_S)
@@ -222,9 +193,9 @@ class Session:
         """
         if isinstance(error, wire.WireError):
             return Outcome.PROTOCOL_VIOLATION
-        outcome = self._killed_for or (Outcome.TIMED_OUT if isinstance(error, TimeoutError) else None)
+        outcome = self._watcher.killed_for or (Outcome.TIMED_OUT if isinstance(error, TimeoutError) else None)
         if outcome is Outcome.TIMED_OUT:
-            self._clock.require_it_went_on(self._hard_deadline - self.limits.total_wall_s)
+            self._watcher.clock.require_it_went_on(self._watcher.started_at)
         if outcome:
             return outcome
         if oom_kills() > self._oom_kills:
@@ -312,7 +283,7 @@ class Session:
         error = answer.get("error")
         if not isinstance(error, dict):
             raise wire.WireError("an answer of no known kind")
-        kind, text = wire.storable(str(error.get("type"))[:80]), wire.storable(str(error.get("message")))
+        kind, text = storable(str(error.get("type"))[:80]), storable(str(error.get("message")))
         if kind == "NotImplementedError":
             raise StudentError(Outcome.MISSING, "This part is still the stub: it raises NotImplementedError.")
         if kind == "MemoryError":
@@ -372,7 +343,7 @@ class Session:
         return self._answered(answer, body)
 
     def _late(self) -> StudentError:
-        self._clock.require_it_went_on(self._timed_from)
+        self._watcher.clock.require_it_went_on(self._timed_from)
         return StudentError(Outcome.TIMED_OUT, f"The code was still running after {self.limits.check_wall_s:.0f} s.")
 
     def _send(self, frame: bytes, deadline: float) -> None:

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import math
 import os
 import platform
 import struct
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
 
-from grader.errors import InfrastructureError
 from grader.types import Limits
-
-STOOD_STILL_S = 5.0  # from one look at the clock to the next
 
 # Numbers of system calls that no notebook needs, by machine: (x86_64, aarch64); None where there is no such call.
 _DENIED: dict[str, tuple[int | None, int | None]] = {
@@ -151,33 +146,6 @@ def anonymous_file(data: bytes) -> int:
         file.flush()
         os.lseek(file.fileno(), 0, os.SEEK_SET)
         return os.dup(file.fileno())
-
-
-class Clock:
-    """Notices that this process, or the whole machine, stood still: who is late then may have had no time."""
-
-    def __init__(self) -> None:
-        self._looked_at = math.inf  # nobody looks
-        self._went_on_at, self._stood_still_s = -math.inf, 0.0
-
-    def start(self) -> None:
-        """From now on somebody looks at much shorter intervals than STOOD_STILL_S, until a look that is the last."""
-        self._looked_at = time.monotonic()
-
-    def look(self, *, is_last: bool = False) -> None:
-        """Take note if the time since the last look was long."""
-        now = time.monotonic()
-        if now - self._looked_at > STOOD_STILL_S:
-            self._went_on_at, self._stood_still_s = now, now - self._looked_at
-        self._looked_at = math.inf if is_last or self._looked_at == math.inf else now
-
-    def require_it_went_on(self, since: float) -> None:
-        """Raises InfrastructureError if there was time since then in which nobody could do anything."""
-        self.look()
-        if self._went_on_at > since:
-            raise InfrastructureError(
-                f"the grader, or the whole machine, stood still for {self._stood_still_s:.0f} s while a notebook ran."
-            )
 
 
 def oom_kills() -> int:

@@ -54,11 +54,6 @@ def read_frame(read: Callable[[int], bytes], *, body_limit: int = BODY_LIMIT) ->
     return message, body
 
 
-def storable(text: str) -> str:
-    """The same as files and databases can hold it: a lone surrogate, which UTF-8 has not, as `\\udcff`."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def gist(kind: str, text: str, limit: int = 300) -> str:
     """`kind: message` of an exception on one line; of a message that holds a traceback, the line that says it."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]

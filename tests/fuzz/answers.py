@@ -23,9 +23,10 @@ from grader.config import load_assignment
 from grader.errors import InfrastructureError
 from grader.notebook import to_json
 from grader.sandbox.bridge import Session, SessionOver
-from grader.sandbox.limits import Clock, oom_kills
+from grader.sandbox.limits import oom_kills
 from grader.sandbox.student import Student
 from grader.sandbox.tiers import pick_tier
+from grader.sandbox.watcher import Clock
 from grader.selftest import read_matrix, small
 
 ROOT = Path(__file__).parents[2]
@@ -79,9 +80,9 @@ class Replayed(Session):
 
     def __init__(self, bench: Bench, frames: list[Frame]) -> None:
         self.limits, self.device = bench.profile.limits, "cpu"
-        self._check_deadline, self._killed_for, self._over = math.inf, None, None
+        self._check_deadline, self._over = math.inf, None
         self._frames, self._oom_kills, self._asked = iter(frames), oom_kills(), deque()
-        self._clock = Clock()
+        self._watcher: Any = types.SimpleNamespace(killed_for=None, clock=Clock(), started_at=0.0)
         self._sealed: Any = types.SimpleNamespace(bridge=mock.Mock())  # what is sent goes nowhere
 
     def _receive(self, deadline: float) -> Frame:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from grader.marks import Marking
-from grader.types import CheckResult, Flag, Grade, ManualItem, Mark, Outcome, PerplexityScore, Status
+from grader.types import CheckResult, Flag, Grade, ManualItem, Mark, Outcome, PerplexityScore, Status, Submission
 
+NOBODY = Submission(student_id="ann", path="", sha256="0", submitted_at="2026-03-01T10:00:00+00:00")
 HOSTILE = [
     "<script>alert(1)</script>",
     "=cmd|' /C calc'!A0",

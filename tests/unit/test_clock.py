@@ -5,20 +5,20 @@ from __future__ import annotations
 import pytest
 
 from grader.errors import InfrastructureError
-from grader.sandbox import limits
+from grader.sandbox import watcher
 
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, which a test sets."""
     time = [100.0]
-    monkeypatch.setattr(limits.time, "monotonic", lambda: time[0])
+    monkeypatch.setattr(watcher.time, "monotonic", lambda: time[0])
     return time
 
 
 def test_nobody_is_blamed_for_a_time_in_which_all_stood_still(now: list[float]) -> None:
     """Neither by whoever looked nor by whoever comes first afterwards; before and later it is another matter."""
-    clock = limits.Clock()
+    clock = watcher.Clock()
     clock.start()
     now[0] += 0.5
     clock.require_it_went_on(100.0)
@@ -33,7 +33,7 @@ def test_nobody_is_blamed_for_a_time_in_which_all_stood_still(now: list[float]) 
 
 def test_who_does_something_else_meanwhile_does_not_stand_still(now: list[float]) -> None:
     """Only between a start and the last look is time that is long one that nobody had."""
-    clock = limits.Clock()
+    clock = watcher.Clock()
     clock.start()
     clock.look(is_last=True)
     now[0] += 30.0

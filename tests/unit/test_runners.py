@@ -6,21 +6,18 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from grader import batch
-from grader.bench import Bench, set_up
+from grader.bench import Bench
 from grader.cluster import Cluster
-from grader.config import load_assignment
 from grader.errors import InfrastructureError, PackageMissing, SandboxUnavailable, SchedulerLost
 from grader.executors import Attempt, Workers, attempt
 from grader.types import Grade, Outcome, Status, Submission
-from tests.small import course_in
+from tests.unit.records import NOBODY
 
-NOBODY = Submission(student_id="ann", path="", sha256="0", submitted_at="2026-03-01T10:00:00+00:00")
 A, B = "tcp://10.0.0.1:1", "tcp://10.0.0.2:1"
 Said = tuple[str, Attempt | Exception]  # by whom, and what
 
@@ -66,20 +63,6 @@ class Runners(Workers):
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch, "BACK_OFF_S", 0.0)
     monkeypatch.setattr(batch, "LOOK_EVERY_S", 0.01)
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """An assignment with one check."""
-    course: Path = course_in(tmp_path_factory.mktemp("course"), {})
-    assignment = load_assignment(course / "assignment")
-    return set_up(assignment, assignment.profile("smoke"), "none", str(course / "text.txt"))
-
-
-@pytest.fixture(scope="module")
-def honest(bench: Bench) -> Attempt:
-    """Of somebody who handed in nothing, which no sandbox is needed for."""
-    return attempt(NOBODY, bench)
 
 
 def forged(done: Attempt) -> Attempt:

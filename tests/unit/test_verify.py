@@ -4,34 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from grader.bench import Bench, set_up
-from grader.config import load_assignment
-from grader.executors import Attempt, attempt, time_limit_s
-from grader.types import Flag, Grade, Outcome, PerplexityScore, Submission
+from grader.bench import Bench
+from grader.executors import Attempt, time_limit_s
+from grader.types import Flag, Grade, Outcome, PerplexityScore
 from grader.verify import objection
-from tests.small import course_in
+from tests.unit.records import NOBODY
 
-NOBODY = Submission(student_id="ann", path="", sha256="0", submitted_at="2026-03-01T10:00:00+00:00")
 OPEN = PerplexityScore(model="own", outcome=Outcome.PASSED, points=0.0, max_points=0.0)
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """An assignment with one check."""
-    course: Path = course_in(tmp_path_factory.mktemp("course"), {})
-    assignment = load_assignment(course / "assignment")
-    return set_up(assignment, assignment.profile("smoke"), "none", str(course / "text.txt"))
-
-
-@pytest.fixture(scope="module")
-def honest(bench: Bench) -> Attempt:
-    """Of somebody who handed in nothing, which no sandbox is needed for."""
-    return attempt(NOBODY, bench)
 
 
 def changed(done: Attempt, **changes: Any) -> Attempt:
