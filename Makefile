@@ -36,6 +36,7 @@ setup: .venv/.ready .venv/.system
 	@$(PYTHON) -m venv --without-pip .venv
 	@$(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python install -q --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip --disable-pip-version-check install -q --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m compileall -q grader  # pip does so for what it installs, but for this
 	@touch $@
 
 # bubblewrap is the sandbox; the other two are libraries that MXNet loads

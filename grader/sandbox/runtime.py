@@ -18,8 +18,10 @@ IMPORT_WALL_S = 120.0  # a CUDA build reads 2 GB of libraries
 NEEDS = ("mxnet", "nbclient", "ipykernel")
 _ABOUT = """
 import json, sys
-from importlib.metadata import distributions
-names = [(d.metadata["Name"] or "", d.version) for d in distributions()]
+from importlib.metadata import Distribution
+from pathlib import Path
+there = [Distribution.at(path) for folder in sys.path for path in Path(folder).glob("[Mm][Xx][Nn][Ee][Tt]*-info")]
+names = [(d.metadata["Name"] or "", d.version) for d in there]
 mxnet = sorted(f"{name}=={version}" for name, version in names if name.lower().split("-")[0] == "mxnet")
 print(json.dumps([sys.version, [sys.prefix, sys.base_prefix], sys.path, mxnet]))
 """
