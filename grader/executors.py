@@ -30,7 +30,7 @@ from weakref import WeakKeyDictionary
 
 from grader.bench import Bench
 from grader.errors import GraderError, InfrastructureError, WorkerLost
-from grader.pipeline import grade_submission, join_template, template_line
+from grader.pipeline import grade_submission, join_template, share_template
 from grader.sandbox.limits import anonymous_file
 from grader.sandbox.proofs import require_proven
 from grader.types import Grade, Submission
@@ -201,9 +201,12 @@ class _Worker:
         """The result of a task. Raises WorkerLost if the process ends, or gives no answer in time."""
         try:
             if self._pool is None:
-                starting = _STARTER.submit(self._start).result()
+                starting, end = _STARTER.submit(self._start).result()
                 if self._is_killed:
                     self._end_process()
+                with end:  # a template takes as long as a worker to start: meanwhile
+                    if self._bench:
+                        share_template(self._bench, end)
                 self._in_time(starting, START_WALL_S)
             assert self._pool is not None
             return self._in_time(self._pool.submit(task), limit_s)
@@ -221,22 +224,23 @@ class _Worker:
             self.close()
             raise WorkerLost(f"its worker process gave no answer for {limit_s:.0f} s") from None
 
-    def _start(self) -> Future[int]:
-        """Start the process; the future is there once it is ready."""
+    def _start(self) -> tuple[Future[int], socket.socket]:
+        """Start the process; the future is there once it is ready, the other end of its line is for a template."""
         context = multiprocessing.get_context("spawn")
-        line = template_line(self._bench) if self._bench else None
         others = multiprocessing.active_children()
-        with line or contextlib.nullcontext():  # the process takes its end along, and nobody else is to hold it
-            try:
+        line, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with line:  # the process takes it along, and nobody else is to hold it
                 given = (self._carried.place(), line)
                 pool = ProcessPoolExecutor(1, context, initializer=_start_worker, initargs=given)
                 starting = pool.submit(os.getpid)
-            except OSError as error:
-                raise WorkerLost(f"its worker process could not be started: {error.strerror}") from error
+        except OSError as error:
+            end.close()
+            raise WorkerLost(f"its worker process could not be started: {error.strerror}") from error
         self._pool = pool
         started = [child for child in multiprocessing.active_children() if child not in others]
         self._pid = next((child.pid for child in started if child.pid), 0)
-        return starting
+        return starting, end
 
     def kill(self) -> None:
         """End the process at once, if it runs, and start nothing more."""
@@ -318,7 +322,7 @@ def _logged() -> Iterator[list[str]]:
         logger.setLevel(before)
 
 
-def _start_worker(place: str, line: socket.socket | None) -> None:
+def _start_worker(place: str, line: socket.socket) -> None:
     """In each worker: leave Ctrl-C to the coordinator, do not outlive it, and end in an error when memory runs out."""
     global _bench
     # a handler, not SIG_IGN: what is ignored stays ignored in the student's kernel, which must be interruptible
@@ -327,5 +331,5 @@ def _start_worker(place: str, line: socket.socket | None) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     _bench = pickle.loads(Path(place).read_bytes())
-    if _bench and line:
+    if _bench:
         join_template(_bench, line)

@@ -183,16 +183,16 @@ def ran(submission: Submission, bench: Bench) -> Iterator[Student]:
         yield Student(session, bench.assignment.stubs_source)
 
 
-def template_line(bench: Bench) -> socket.socket | None:
-    """A line to the template that the bench's notebooks are copies of, for a worker; None where they start cold."""
-    if bench.device == "gpu":
-        return None
-    return template.share(bench.tier, bench.python, bench.private, warm_start(LIBRARIES))
+def share_template(bench: Bench, end: socket.socket) -> None:
+    """Have a worker's line answered by the template of the bench's notebooks, if there is to be one."""
+    if bench.device != "gpu":
+        template.share(bench.tier, bench.python, bench.private, warm_start(LIBRARIES), end)
 
 
 def join_template(bench: Bench, line: socket.socket) -> None:
     """Make this process' copies of notebooks at the other end of such a line."""
-    template.join(bench.tier, bench.python, bench.private, warm_start(LIBRARIES), line)
+    if bench.device != "gpu":
+        template.join(bench.tier, bench.python, bench.private, warm_start(LIBRARIES), line)
 
 
 @contextmanager

@@ -175,16 +175,10 @@ class Started(Template):
             self.close()
             raise
 
-    def share(self) -> socket.socket:
-        """A line for another process, to a template of its own. Raises OSError if this one is gone."""
-        line, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with inside, self._lock:
-            try:
-                socket.send_fds(self._requests, [b"share"], [inside.fileno()])
-            except OSError:
-                line.close()
-                raise
-        return line
+    def share(self, end: socket.socket) -> None:
+        """Have a line answered by a template of its own, forked from this one. Raises OSError if this one is gone."""
+        with self._lock:
+            socket.send_fds(self._requests, [b"share"], [end.fileno()])
 
     def cpu_s(self) -> float:
         """CPU seconds of the template itself, and of what started it; none of its copies'."""
@@ -268,16 +262,18 @@ def template_for(tier: str, python: str, private: Sequence[str], environment: Ma
         return _templates[kind]
 
 
-def share(tier: str, python: str, private: Sequence[str], environment: Mapping[str, str]) -> socket.socket | None:
-    """A line to the template of such a start, to be joined by a process of ours; None if there is none to be had."""
+def share(tier: str, python: str, private: Sequence[str], environment: Mapping[str, str], end: socket.socket) -> None:
+    """Have the line that ends here, and is joined by another process of ours, answered by the template of such a start.
+
+    If there is none to be had, whoever joined it is refused once the caller has closed this end.
+    """
     template = template_for(tier, python, private, environment)
     if not isinstance(template, Started):
-        return None
+        return
     try:
-        return template.share()
+        template.share(end)
     except OSError as error:
         _give_up(_kind(tier, python, private, environment), template, f"the template is gone: {error}")
-        return None
 
 
 def join(tier: str, python: str, private: Sequence[str], environment: Mapping[str, str], line: socket.socket) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -258,14 +260,21 @@ def test_a_template_that_is_killed_costs_nobody_a_grade(tier: str, template: Sta
         assert [one.is_warm for one in (cold, warm)] == [False, True]
 
 
+def shared(*kind: Any) -> socket.socket:
+    """A line that a template answers, if there is to be one."""
+    line, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with end:
+        templates.share(*kind, end)
+    return line
+
+
 def test_a_line_to_a_template_ends_alone_and_the_template_ends_all(tier: str, template: Started) -> None:
     """Whoever has one needs no template of its own; what becomes of one line's copies is nothing to another's."""
     kind = (tier, sys.executable, (), warm_start(ENVIRONMENT))
     zygote, sessions, lines = zygote_of(template), [], []
     for _ in range(2):
         templates._templates[templates._kind(*kind)] = template  # as in the process that has started it
-        line = templates.share(*kind)
-        assert line
+        line = shared(*kind)
         templates.join(*kind, line)
         lines.append(templates._templates[templates._kind(*kind)])
         sessions.append(run(tier, "def f(): return 1"))
@@ -282,10 +291,15 @@ def test_a_line_to_a_template_ends_alone_and_the_template_ends_all(tier: str, te
         with pytest.raises(InfrastructureError, match="template"):
             until_it_ends(sessions[1], "f")
         templates._templates[templates._kind(*kind)] = template
-        assert templates.share(*kind) is None  # it is gone; the next one who asks has another started
-        another = templates.share(*kind)
-        assert another
-        another.close()
+        for is_warm in (False, True):  # it is gone; another was started
+            line = shared(*kind)
+            owner = templates._templates.get(templates._kind(*kind))
+            templates.join(*kind, line)
+            with run(tier, "x = 1") as session:
+                assert session.is_warm == is_warm == bool(owner)
+            line.close()
+            if owner:
+                owner.close()
     finally:
         for session in sessions:
             session.close()
