@@ -157,22 +157,33 @@ def oom_kills() -> int:
     return 0
 
 
-def uses_more_than(limit_bytes: int, root_pid: int) -> bool:
-    """Whether a process and all its descendants hold more memory than that, pages that they share counted once.
+def family(root_pid: int) -> list[psutil.Process]:
+    """A process and all its descendants; nothing if it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(root_pid)
+        return [root, *root.children(recursive=True)]
+    return []
+
+
+def uses_more_than(limit_bytes: int, members: Sequence[psutil.Process]) -> bool:
+    """Whether processes hold more memory than that, pages that they share counted once.
 
     How pages are shared is asked only when the resident sizes add up to too much, and where it may be known.
     """
-    members = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        root = psutil.Process(root_pid)
-        members = [root, *root.children(recursive=True)]
     return _sum(members, _resident) > limit_bytes and _sum(members, _proportional) > limit_bytes
+
+
+def let_go_on(members: Sequence[psutil.Process]) -> None:
+    """Have those go on that something has stopped (SIGSTOP): what is late by that is late by no fault of its own."""
+    for member in members:
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if member.status() == psutil.STATUS_STOPPED:
+                member.resume()
 
 
 def tree_cpu_s(root_pid: int) -> float:
     """CPU seconds of a process and all its descendants, and of those that have ended and were waited for."""
-    root = psutil.Process(root_pid)
-    return float(sum(sum(member.cpu_times()[:4]) for member in [root, *root.children(recursive=True)]))
+    return float(sum(sum(member.cpu_times()[:4]) for member in family(root_pid)))
 
 
 def _sum(members: Sequence[psutil.Process], size: Callable[[psutil.Process], int]) -> int:

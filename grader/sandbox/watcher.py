@@ -1,4 +1,5 @@
-"""Ends a sandbox that is out of time or of memory, and notices when nobody could have been in time."""
+"""Ends a sandbox that is out of time or of memory, lets it go on when something stops it from outside, and notices when
+nobody could have been in time."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import time
 
 from grader.errors import InfrastructureError
 from grader.sandbox.launch import Sealed
-from grader.sandbox.limits import uses_more_than
+from grader.sandbox.limits import family, let_go_on, uses_more_than
 from grader.types import Limits, Outcome
 
 INTERVAL_S = 0.5
@@ -64,9 +65,11 @@ class Watcher:
         while not self._waited():
             if self.killed_for:
                 continue
+            members = family(self._sealed.process.pid)
+            let_go_on(members)
             if time.monotonic() > self.started_at + self._limits.total_wall_s:
                 self.killed_for = Outcome.TIMED_OUT
-            elif uses_more_than(self._limits.memory_bytes, self._sealed.process.pid):
+            elif uses_more_than(self._limits.memory_bytes, members):
                 self.killed_for = Outcome.MEMORY_EXCEEDED
             else:
                 continue

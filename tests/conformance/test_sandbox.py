@@ -19,6 +19,7 @@ import pytest
 from grader.errors import InfrastructureError, SandboxUnavailable
 from grader.sandbox import tiers
 from grader.sandbox.bridge import Session, SessionOver, StudentError
+from grader.sandbox.limits import family
 from grader.sandbox.references import Handle
 from grader.sandbox.selftest import ENVIRONMENT, PROMISES, can_be_warm, promised, prove, require
 from grader.sandbox.student import Student
@@ -358,6 +359,22 @@ def test_processes_that_share_out_their_memory_are_counted_together(start: Start
     hog = "import os, time\nfor _ in range(4):\n    if os.fork() == 0: x = bytearray(4 * 10**8)\ntime.sleep(60)"
     session = start(hog)
     assert session.execute().outcome is Outcome.MEMORY_EXCEEDED
+
+
+def test_what_something_stops_goes_on(start: Start) -> None:
+    """SIGSTOP to all of a sandbox, sent by anybody, while cells run and while a call does: nobody is late by it."""
+    limits = dataclasses.replace(LIMITS, notebook_wall_s=20, check_wall_s=15)
+    session = start("import time\ndef f():\n    time.sleep(3)\n    return 1\nf()", limits=limits)
+    with ThreadPoolExecutor(1) as threads:
+        for work in (session.execute, lambda: Student(session, "").f()):
+            running = threads.submit(work)
+            while len(members := family(session.pid)) < 3:
+                time.sleep(0.1)
+            time.sleep(1)
+            for member in members:
+                member.suspend()
+            result = running.result(60)
+            assert result == 1 or result.outcome is Outcome.PASSED
 
 
 def test_nothing_is_left_alive(start: Start) -> None:
