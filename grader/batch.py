@@ -33,10 +33,11 @@ LOOK_EVERY_S = 0.5  # at who is there and who has asked to stop
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that happened to one submission of a batch."""
+    """Something that happened to one submission of a batch, or to all of it."""
 
     kind: str  # started | running (where) | held (unconfirmed) | graded | known (before) | failed (by us) | withdrawn
-    student_id: str
+    # or of all: stopping (what runs is finished)
+    student_id: str  # empty if it is of all
     worker: str = ""  # who has it, as far as that is known
     message: str = ""  # the fault; of a grade that was known, why it is recorded once more
     grade: Grade | None = None  # once there is one
@@ -164,6 +165,7 @@ class _Batch:
 
     def run(self) -> None:
         """Grade all. Raises Interrupted after Ctrl-C or SIGTERM; a second one ends what runs at once."""
+        is_stopping = False
         try:
             with heeding(self._stops, self._kill):
                 while (self._waiting or self._disputed or self._put_off or self._in_hand) and len(self._stops) < 2:
@@ -172,6 +174,9 @@ class _Batch:
                         self._hand_out(slots)
                     elif not self._in_hand:
                         break
+                    elif not is_stopping:
+                        is_stopping = True
+                        self._watch(Event(kind="stopping", student_id=""))
                     self._collect()
                 if self._stops:
                     raise Interrupted

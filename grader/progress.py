@@ -49,6 +49,7 @@ class Standing:
     graded: int = 0  # now
     wall_time_s: float = 0.0  # of those graded now, together
     most_running: int = 0
+    is_stopping: bool = False  # what runs is finished, nothing else is begun
     is_over: bool = False
 
     @property
@@ -66,7 +67,9 @@ class Standing:
     def take(self, event: Event, now: float) -> None:
         """Go on by one event."""
         self.held.pop(event.student_id, None)
-        if event.kind == "started":
+        if event.kind == "stopping":
+            self.is_stopping = True
+        elif event.kind == "started":
             self.running[event.student_id] = ("", now)
             self.most_running = max(self.most_running, len(self.running))
         elif event.kind == "running":
@@ -118,7 +121,7 @@ class Progress:
         is_recorded_again = event.kind == "known" and event.message
         if event.kind in ("failed", "graded", "withdrawn") or is_recorded_again:
             self._log(event)
-        if time.monotonic() - self._written_at > WRITE_EVERY_S:
+        if event.kind == "stopping" or time.monotonic() - self._written_at > WRITE_EVERY_S:
             self._write()
         self._show(event, self.standing)
 
@@ -175,7 +178,7 @@ def _append(path: Path, text: str) -> None:
 def as_json(event: Event, standing: Standing) -> str:
     """One line for a machine."""
     line: dict[str, Any] = {"at": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "event": event.kind}
-    line |= {"student_id": event.student_id, "worker": event.worker or None}
+    line |= {"student_id": event.student_id or None, "worker": event.worker or None}
     if event.grade:
         grade = event.grade
         line |= {"status": grade.status.value, "score": grade.score, "max_score": grade.max_score}
@@ -198,7 +201,8 @@ def standing_of(out: Path) -> tuple[Standing, bool]:
 
 def _require_sound(standing: Standing) -> None:
     """Raises TypeError for a file that somebody else wrote."""
-    plain: dict[str, type] = {"by_status": dict, "faults": dict, "running": dict, "held": dict, "is_over": bool}
+    plain: dict[str, type] = {"by_status": dict, "faults": dict, "running": dict, "held": dict}
+    plain |= {"is_stopping": bool, "is_over": bool}
     values = {one.name: getattr(standing, one.name) for one in dataclasses.fields(standing)}
     times = {"started_at", "written_at", "wall_time_s"}
     mistyped = [name for name, kind in plain.items() if type(values[name]) is not kind]

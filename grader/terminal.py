@@ -104,11 +104,11 @@ def standing_table(standing: Standing, now: float) -> Group:
     counts = [
         f"{standing.done}/{standing.total} done",
         f"{len(standing.running)} running",
-        f"{standing.waiting} queued",
+        f"{standing.waiting} {'left for another time' if standing.is_stopping else 'queued'}",
     ]
     counts += [f"{len(standing.held)} to be confirmed"] if standing.held else []
     counts += [f"{count} {status}" for status, count in sorted(standing.by_status.items()) if count]
-    counts += [] if left is None or standing.is_over else [f"about {_duration(left)} left"]
+    counts += [] if left is None or standing.is_stopping or standing.is_over else [f"about {_duration(left)} left"]
     table = Table("running", "where", "for", show_edge=False, box=None, padding=(0, 2, 0, 0))
     oldest = sorted(standing.running.items(), key=lambda item: item[1][1])
     for student_id, (worker, since) in oldest[:MOST_SHOWN]:
@@ -139,7 +139,11 @@ def print_standing(out: Path) -> None:
     if not is_going_on:
         standing.running.clear()  # what a second Ctrl-C, or a kill, has ended
     console.print(standing_table(standing, time.time() if is_going_on else standing.written_at))
-    if is_going_on:
+    if is_going_on and standing.is_stopping:
+        say(
+            f"It is stopping, as process {standing.pid}: what runs is finished; the same command goes on with the rest."
+        )
+    elif is_going_on:
         say(f"It is going on, as process {standing.pid}.")
     elif standing.is_over and standing.done == standing.total:
         say(f"It is over; {standing.unknown} not graded by a fault of ours." if standing.unknown else "It is over.")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from grader import terminal
 from grader.batch import Event
 from grader.errors import UsageError
-from grader.progress import STATUS, Progress, Standing, as_json, log_of, standing_of
+from grader.progress import LOCK, STATUS, Progress, Standing, as_json, log_of, standing_of
 from grader.types import Status
 from tests.unit.records import a_grade
 
@@ -58,6 +61,24 @@ def test_a_grade_that_is_withdrawn_is_not_done() -> None:
     assert (standing.done, standing.waiting, standing.by_status) == (0, 1, {"graded": 0})
     standing.take(event("graded", "ada", grade=grade), 1.0)
     assert (standing.done, standing.by_status) == (1, {"graded": 1})
+
+
+def test_a_batch_that_stops_says_so_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From another terminal, with how many are left: nobody waits for what is not begun any more."""
+    monkeypatch.setattr(terminal, "console", Console(highlight=False, width=120))
+    with Progress(tmp_path, 3, lambda event, standing: None) as progress, (tmp_path / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        progress(event("graded", "ada", grade=a_grade("ada", wall_time_s=10.0)))
+        progress(event("started", "bob"))
+        progress(event("stopping", ""))
+        terminal.print_standing(tmp_path)
+        said = " ".join(capsys.readouterr().out.split())
+        assert "1/3 done 1 running 1 left for another time" in said
+        assert "about" not in said
+        assert "It is stopping" in said
+    assert json.loads(as_json(event("stopping", ""), progress.standing))["student_id"] is None
 
 
 def test_a_log_takes_what_no_file_can_hold(tmp_path: Path) -> None:
