@@ -13,7 +13,7 @@ import platform
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timezone
 from importlib import metadata
 from itertools import combinations
@@ -26,7 +26,7 @@ from grader import __version__
 from grader.corpus import write_whole
 from grader.errors import UsageError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +135,12 @@ class Simulation:
     makespan_s: float
     coordinator_cpu_s: float
     scheduler_cpu_s: float
+    measured_at: str  # ISO 8601, UTC: its end; those of one section may be of several days
+
+    @property
+    def scale(self) -> tuple[int, int, float]:
+        """What it is of: another measurement of the same replaces it."""
+        return self.submissions, self.slots, self.task_s
 
     @property
     def ideal_s(self) -> float:
@@ -198,10 +204,15 @@ def this_machine() -> Machine:
     )
 
 
+def now() -> str:
+    """ISO 8601, UTC."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
 def section(found: Sequence[Found], *, load_at_start: float, sandbox: str, **settings: float) -> Section:
     """A section that was measured just now, here, rounded as it is recorded."""
     made = Section(
-        measured_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        measured_at=now(),
         load_at_start=load_at_start,
         sandbox=sandbox,
         settings=settings,
@@ -230,9 +241,16 @@ def read_record(path: Path) -> dict[str, Section]:
 
 
 def merge_into(path: Path, sections: Mapping[str, Section]) -> None:
-    """Put sections into a file, which may hold others. Raises UsageError for a file of another kind."""
+    """Put sections into a file, which may hold others, and simulations of other scales.
+
+    Raises UsageError for a file of another kind.
+    """
     kept = read_record(path) if path.exists() else {}
     merged = {**kept, **sections}
+    if "simulated" in kept and "simulated" in sections:
+        every = {one.scale: one for one in (*kept["simulated"].found, *sections["simulated"].found)}
+        found = tuple(every[scale] for scale in sorted(every))
+        merged["simulated"] = replace(sections["simulated"], found=found)
     ordered = {name: _plain(merged[name]) for name in KINDS if name in merged}
     write_whole(path, _lines({"format": FORMAT, "sections": ordered}).encode())
 

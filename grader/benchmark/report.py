@@ -105,7 +105,7 @@ def _sizes(memory: Memory) -> Table:
 
 def _simulations(simulations: Sequence[Simulation]) -> Table:
     header = ("submissions", "slots", "each", "makespan", "ideal", "ratio", "slots idle", "coordinator", "scheduler")
-    return header, [
+    return (*header, "measured"), [
         (
             f"{one.submissions:,}",
             str(one.slots),
@@ -115,6 +115,7 @@ def _simulations(simulations: Sequence[Simulation]) -> Table:
             f"{one.makespan_s / one.ideal_s:.3f}",
             f"{one.idle:.1%}",
             *(f"{cpu_s:.1f} s, {cpu_s / one.makespan_s:.1%}" for cpu_s in (one.coordinator_cpu_s, one.scheduler_cpu_s)),
+            one.measured_at[:10],
         )
         for one in simulations
     ]

@@ -21,7 +21,7 @@ from distributed import Client
 
 from grader.batch import grade_each
 from grader.bench import Bench
-from grader.benchmark.record import Simulation
+from grader.benchmark.record import Simulation, now
 from grader.cluster import Cluster
 from grader.executors import Attempt
 from grader.pipeline import unmeasured
@@ -65,6 +65,7 @@ def simulate(submissions: int, slots: int, task_s: float, bench: Bench) -> Simul
             makespan_s=time.monotonic() - began,
             coordinator_cpu_s=time.process_time() - cpu,
             scheduler_cpu_s=sum(after[:2]) - sum(before[:2]),
+            measured_at=now(),
         )
 
 

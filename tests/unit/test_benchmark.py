@@ -58,7 +58,13 @@ def of_all_kinds() -> dict[str, Section]:
         proportional={"coordinator": (70 << 20,) * 4, "workers": (160 << 20, 161 << 20, 162 << 20, 163 << 20)},
     )
     simulation = Simulation(
-        submissions=40, slots=8, task_s=1.0, makespan_s=5.5, coordinator_cpu_s=0.1, scheduler_cpu_s=0.2
+        submissions=40,
+        slots=8,
+        task_s=1.0,
+        makespan_s=5.5,
+        coordinator_cpu_s=0.1,
+        scheduler_cpu_s=0.2,
+        measured_at="2030-01-01T00:00:00+00:00",
     )
     rates = [rate("graded", 1, 9.0, 9.5, 9.2), rate("graded", 2, 10.0, 9.9, 9.8)]
     rates += [rate("alone", 1, 6.0, 6.1, 6.2), rate("alone", 2, 6.1, 6.2, 6.3)]
@@ -103,9 +109,19 @@ def test_a_section_replaces_its_own_and_leaves_the_others(tmp_path: Path) -> Non
     assert read_record(path) == {**before, "memory": again}
 
 
+def test_a_simulation_replaces_only_one_of_its_scale(tmp_path: Path) -> None:
+    """1,000 submissions on 64 slots and 10,000 on 256 stand side by side, each with its own day."""
+    path, before = tmp_path / "bench.json", of_all_kinds()["simulated"]
+    [small] = before.found
+    large, again = replace(small, submissions=400), replace(small, makespan_s=6.0)
+    for one in (small, large, again):
+        merge_into(path, {"simulated": replace(before, found=(one,))})
+    assert read_record(path)["simulated"].found == (again, large)
+
+
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"format": 9, "sections": {}}', '{"format": 1, "sections": {"sandbox": {"found": [{}]}}}'],
+    ["", "[]", "{}", '{"format": 9, "sections": {}}', '{"format": 2, "sections": {"sandbox": {"found": [{}]}}}'],
 )
 def test_another_file_is_no_record(tmp_path: Path, text: str) -> None:
     """A sentence names the file, and nothing is written over it."""
