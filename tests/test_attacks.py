@@ -132,11 +132,15 @@ def _names(folder: Path) -> list[str]:
 
 
 def foreign(folder: Path) -> list[str]:
-    """What lies in a shared folder and is not of this user, or was left by an attack: others are at work there."""
+    """What lies in a shared folder and is not of this user, or was left by an attack: others are at work there.
+
+    Sandboxes of other tests among them, which are of users of their own.
+    """
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
         with contextlib.suppress(OSError):
-            if path.lstat().st_uid != os.geteuid() or path.name.startswith("bait"):
+            is_foreign = path.lstat().st_uid != os.geteuid() and not path.name.startswith("sandbox-")
+            if is_foreign or path.name.startswith("bait"):
                 found.append(path.name)
     return sorted(found)
 

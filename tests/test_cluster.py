@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import psutil
 import pytest
 from cryptography import x509
@@ -309,7 +310,8 @@ def test_the_job_script_for_slurm_offers_one_gpu_to_one_task(monkeypatch: pytest
     from dask_jobqueue import SLURMCluster
 
     monkeypatch.setattr(SLURMCluster, "scale", lambda self, jobs: None)  # there is no sbatch here
-    cluster = snippet("slurm")["cluster"]
+    with dask.config.set({"jobqueue.slurm.scheduler-options": {"dashboard_address": ":0"}}):  # others may have 8787
+        cluster = snippet("slurm")["cluster"]
     script = cluster.job_script()
     cluster.close()
     assert "#SBATCH --gres=gpu:1\n" in script
