@@ -7,6 +7,7 @@ Coordinator, workers, templates, sandboxes and kernels are all among the victims
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import random
 import subprocess
@@ -23,6 +24,15 @@ from tests.small import course_in, grade_command
 
 TIMES = ("timestamp",)  # columns of grades.csv that say when
 MOST_RUNS = 40  # of the command, after the last kill
+KINDS = {  # by what is in a command
+    "grader.cli": "coordinator",
+    "spawn_main": "worker",
+    "resource_tracker": "resource tracker",
+    "zygote.py": "template, sandbox or kernel",
+    "runner.py": "sandbox",
+    "ipykernel": "kernel",
+}
+VICTIMS = ("coordinator", "worker", "resource tracker", "template, sandbox or kernel")  # where sandboxes start warm
 
 
 def class_of(students: int) -> dict[str, str]:
@@ -37,30 +47,40 @@ def table(course: Path, out: str) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(stream)]
 
 
-def disturb(course: Path, out: str, kills: int, dice: random.Random) -> Counter[str]:
-    """Run the command again and again, with so many kills; what was killed, by kind."""
-    killed: Counter[str] = Counter()
-    process = start(course, out)
+def disturb(course: Path, kills: int, dice: random.Random) -> tuple[Counter[str], list[str]]:
+    """Run the command again and again, with so many kills; what was killed, by kind, and the results folders.
+
+    A class that is done before all kills are used up is graded once more, into another folder.
+    """
+    killed, outs = Counter[str](), ["disturbed1"]
+    process = start(course, outs[-1])
     while killed.total() < kills:
-        time.sleep(dice.uniform(0.1, 7.0))  # a batch takes some seconds to start its workers
+        wanted = dice.choice(VICTIMS)
+        while process.poll() is None and not members_of(process, wanted):
+            time.sleep(0.05)
+        time.sleep(dice.uniform(0.0, 2.0))
+        if victims := members_of(process, wanted):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                dice.choice(victims).kill()
+                killed[wanted] += 1
         if process.poll() is not None:
-            process = start(course, out)
-            continue
-        try:
-            family = psutil.Process(process.pid).children(recursive=True)
-            kinds: dict[str, list[psutil.Process]] = {}
-            for member in [psutil.Process(process.pid), *family]:
-                kinds.setdefault(kind_of(member), []).append(member)
-            kind = dice.choice(sorted(kinds))  # first, as there are many processes of some kinds
-            dice.choice(kinds[kind]).kill()
-        except psutil.NoSuchProcess:
-            continue
-        killed[kind] += 1
+            if process.returncode == 0:
+                outs.append(f"disturbed{len(outs) + 1}")
+            process = start(course, outs[-1])
     process.wait()
     for _ in range(MOST_RUNS):
-        if start(course, out).wait() == 0:
-            return killed
+        if start(course, outs[-1]).wait() == 0:
+            return killed, outs
     raise AssertionError("the batch did not come to an end")
+
+
+def members_of(batch: subprocess.Popen[bytes], kind: str) -> list[psutil.Process]:
+    """The processes of a batch that are of this kind."""
+    try:
+        root = psutil.Process(batch.pid)
+        return [member for member in [root, *root.children(recursive=True)] if kind_of(member) == kind]
+    except psutil.Error:  # some of them have just ended
+        return []
 
 
 def start(course: Path, out: str) -> subprocess.Popen[bytes]:
@@ -71,15 +91,7 @@ def start(course: Path, out: str) -> subprocess.Popen[bytes]:
 def kind_of(process: psutil.Process) -> str:
     """What a process is, by its command."""
     words = " ".join(process.cmdline())
-    kinds = {
-        "grader.cli": "coordinator",
-        "spawn_main": "worker",
-        "resource_tracker": "resource tracker",
-        "zygote.py": "template, sandbox or kernel",
-        "runner.py": "sandbox",
-        "ipykernel": "kernel",
-    }
-    return next((kind for part, kind in kinds.items() if part in words), process.name())
+    return next((kind for part, kind in KINDS.items() if part in words), process.name())
 
 
 def main() -> int:
@@ -92,16 +104,19 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         course = course_in(Path(folder), class_of(options.students))
         assert start(course, "calm").wait() == 0, (course / "calm.log").read_text()
-        killed = disturb(course, "disturbed", options.kills, random.Random(options.seed))
-        same = table(course, "calm") == table(course, "disturbed")
+        killed, outs = disturb(course, options.kills, random.Random(options.seed))
+        calm = table(course, "calm")
+        same = [table(course, out) == calm for out in outs]
         print(", ".join(f"{count} x {kind}" for kind, count in killed.most_common()))
         print(
-            f"{killed.total()} kills, {options.students} submissions: grades.csv is {'the same' if same else 'ANOTHER'}"
+            f"{killed.total()} kills, {len(outs)} x {options.students} submissions: "
+            f"grades.csv is {'the same' if all(same) else 'ANOTHER'}"
         )
-        for one, other in zip(table(course, "calm"), table(course, "disturbed"), strict=False):
-            if one != other:
-                print(f"{one}\n{other}")
-    return 0 if same else 1
+        for out in outs:
+            for one, other in zip(calm, table(course, out), strict=False):
+                if one != other:
+                    print(f"{one}\n{other}")
+    return 0 if all(same) else 1
 
 
 if __name__ == "__main__":
